@@ -1,0 +1,7 @@
+"""Backbones, head, loss and segmentor. Importing this package registers them."""
+
+from __future__ import annotations
+
+from mmseg_eomt.models import backbones, decode_heads, losses, segmentors
+
+__all__ = ["backbones", "decode_heads", "losses", "segmentors"]

@@ -1,0 +1,16 @@
+"""Building blocks of EoMT: joint attention, upscaling, random numbers of a step."""
+
+from __future__ import annotations
+
+from mmseg_eomt.models.layers.joint_block import joint_attention, run_joint_block
+from mmseg_eomt.models.layers.step_random import StepRandom
+from mmseg_eomt.models.layers.upscale import UpscaleBlock, reduce_to_grid, upscaled
+
+__all__ = [
+    "StepRandom",
+    "UpscaleBlock",
+    "joint_attention",
+    "reduce_to_grid",
+    "run_joint_block",
+    "upscaled",
+]

@@ -1,0 +1,237 @@
+"""The EoMT segmentor: mmseg's EncoderDecoder with EoMT's windows and post-processing.
+
+Shape legend: B images, n windows, Q queries, K classes, H/W pixels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.model import BaseTTAModel
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from mmseg_eomt.models.segmentors.scores import View, label_map, score_map
+from mmseg_eomt.models.segmentors.windows import cover
+
+MIB = 2**20
+
+
+@MODELS.register_module()
+class EoMTSegmentor(EncoderDecoder):  # type: ignore[misc]
+    """Trains and tests an EoMT head on a ViT.
+
+    Testing follows the published evaluation: windows along the long side of the resized image
+    (all windows of all images share forwards of ``window_batch``), scores averaged where windows
+    overlap, brought to the original size, argmax.
+
+    Args:
+        backbone (dict): Config of ``DINOv2``, ``DINOv3`` or ``TimmViT``.
+        decode_head (dict): Config of ``EoMTHead``. Width, patch size and number of joint blocks
+            are taken from the backbone.
+        test_cfg (dict): ``mode`` 'window' (default) or 'whole'; ``window_size`` int, (height,
+            width) or None for squares of the image's short side (default); ``window_batch``
+            windows a forward (default 8); ``score_memory`` MiB that scores per pixel may take
+            (default 256); ``return_scores`` whether samples also get ``seg_logits [K, H, W]``
+            (default False).
+        kwargs: Of mmseg's ``EncoderDecoder``.
+
+    Raises:
+        ValueError: If ``test_cfg`` has an unknown key or value.
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        decode_head: dict[str, Any],
+        *,
+        test_cfg: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("data_preprocessor", {"type": "EoMTDataPreProcessor"})
+        super().__init__(
+            backbone=backbone, decode_head=decode_head, test_cfg=_checked(test_cfg), **kwargs
+        )
+
+    def _init_decode_head(self, decode_head: dict[str, Any]) -> None:
+        for name in ("embed_dims", "patch_size", "num_joint_blocks"):
+            decode_head = {name: getattr(self.backbone, name), **decode_head}
+        super()._init_decode_head(decode_head)
+
+    def prepare_accumulation(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Gives the micro-batches of one optimiser step common loss denominators.
+
+        Args:
+            batches (Sequence[dict]): As the data loader made them, in the order they will be run.
+        """
+        totals = torch.zeros(2)
+        for batch in batches:
+            labels = torch.stack([s.gt_sem_seg.data for s in batch["data_samples"]]).squeeze(1)
+            totals += self.decode_head.loss_decode.count_targets(labels)
+        totals = (totals / len(batches)).to(self.data_preprocessor.device)
+        all_reduce(totals, op="mean")
+        self.decode_head.set_totals(totals)
+
+    def predict(
+        self, inputs: Tensor | list[Tensor], data_samples: list[SegDataSample] | None = None
+    ) -> list[SegDataSample]:
+        """Label maps at the original size.
+
+        Args:
+            inputs (Tensor | list[Tensor]): Normalised images ``[B, C, H, W]``, or a list of
+                ``[C, H, W]`` of any sizes.
+            data_samples (list[SegDataSample], optional): Their ``ori_shape`` says the size of the
+                result (default: that of the input), ``flip`` and ``flip_direction`` how the
+                input was mirrored.
+
+        Returns:
+            list[SegDataSample]: ``pred_sem_seg`` holds ``int32 [1, H, W]``, class indices;
+            ``seg_logits`` the scores if asked for.
+        """
+        if data_samples is None:
+            data_samples = [
+                SegDataSample(metainfo={"ori_shape": tuple(image.shape[-2:])}) for image in inputs
+            ]
+        metas = [sample.metainfo for sample in data_samples]
+        views = self.views(inputs, metas)
+        for sample, view in zip(data_samples, views, strict=True):
+            self.store_result(sample, [view])
+        return data_samples
+
+    def views(self, inputs: Tensor | list[Tensor], metas: Sequence[dict[str, Any]]) -> list[View]:
+        """Runs the network on all windows of all images.
+
+        Args:
+            inputs (Tensor | list[Tensor]): Normalised images, as for :meth:`predict`.
+            metas (Sequence[dict]): Their meta information.
+
+        Returns:
+            list[View]: One per image.
+        """
+        plans = []
+        crops: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        for image in inputs:
+            size = (image.shape[-2], image.shape[-1])
+            window, starts = cover(size, self._window(size))
+            plans.append((size, window, starts, len(crops[window])))
+            height, width = window
+            crops[window] += [image[:, y : y + height, x : x + width] for y, x in starts]
+        outputs = {window: self._run_windows(cut) for window, cut in crops.items()}
+        views = []
+        for (size, window, starts, first), meta in zip(plans, metas, strict=True):
+            masks, classes, padded = outputs[window]
+            part = slice(first, first + len(starts))
+            flip = meta.get("flip_direction") if meta.get("flip") else None
+            views.append(
+                View(masks[part], classes[part], tuple(starts), window, padded, size, flip)
+            )
+        return views
+
+    def _window(self, size: tuple[int, int]) -> tuple[int, int]:
+        if self.test_cfg["mode"] == "whole":
+            return size
+        window = self.test_cfg["window_size"]
+        if window is None:
+            window = min(size)
+        return (window, window) if isinstance(window, int) else (window[0], window[1])
+
+    def _run_windows(self, crops: list[Tensor]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Mask logits ``[n, Q, s_h, s_w]``, class probabilities ``[n, K, Q]``, padded size."""
+        masks, classes = [], []
+        for first in range(0, len(crops), self.test_cfg["window_batch"]):
+            batch = torch.stack(crops[first : first + self.test_cfg["window_batch"]])
+            state = self.extract_feat(batch)
+            mask_logits, class_logits = self.decode_head(state)
+            masks.append(mask_logits)
+            classes.append(class_logits.float().softmax(-1)[..., :-1].transpose(1, 2))
+        height, width = (side * state.patch_size for side in state.grid)
+        return torch.cat(masks), torch.cat(classes), (height, width)
+
+    def store_result(self, sample: SegDataSample, views: list[View]) -> None:
+        """Puts the label map of an image, averaged over its views, into its sample."""
+        size = (sample.metainfo["ori_shape"][0], sample.metainfo["ori_shape"][1])
+        if self.test_cfg["return_scores"]:
+            scores = score_map(views, size)
+            sample.set_data({"seg_logits": PixelData(data=scores)})
+            labels = scores.argmax(0).int()
+        else:
+            labels = label_map(views, size, memory=self.test_cfg["score_memory"] * MIB)
+        sample.set_data({"pred_sem_seg": PixelData(data=labels[None])})
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
+        """Scores ``[B, K, H, W]`` of whole inputs at their own size (for mmseg's tools)."""
+        size = (inputs.shape[-2], inputs.shape[-1])
+        masks, classes, padded = self._run_windows(list(inputs))
+        views = [
+            View(mask[None], klass[None], ((0, 0),), size, padded, size)
+            for mask, klass in zip(masks, classes, strict=True)
+        ]
+        return torch.stack([score_map([view], size) for view in views])
+
+
+@MODELS.register_module()
+class EoMTTTAModel(BaseTTAModel):  # type: ignore[misc]
+    """Test-time augmentation that keeps mask predictions, not full-resolution scores, per view.
+
+    Args:
+        module (dict | nn.Module): The segmentor.
+    """
+
+    def test_step(self, data: dict[str, Any]) -> list[SegDataSample]:
+        """Averages the scores of all views of each image.
+
+        Args:
+            data (dict): ``inputs`` and ``data_samples``, each a list over views of lists over
+                images, as ``TestTimeAug`` and ``pseudo_collate`` make them.
+
+        Returns:
+            list[SegDataSample]: One per image.
+        """
+        segmentor = self.module
+        samples = data["data_samples"][0]
+        views_of: list[list[View]] = [[] for _ in samples]
+        for inputs, data_samples in zip(data["inputs"], data["data_samples"], strict=True):
+            batch = segmentor.data_preprocessor(
+                {"inputs": inputs, "data_samples": data_samples}, False
+            )
+            metas = [sample.metainfo for sample in data_samples]
+            for views, view in zip(views_of, segmentor.views(batch["inputs"], metas), strict=True):
+                views.append(view)
+        for sample, views in zip(samples, views_of, strict=True):
+            segmentor.store_result(sample, views)
+        return list(samples)
+
+    def merge_preds(self, data_samples_list: Any) -> Any:
+        """Not used: views are merged before they become label maps."""
+        raise NotImplementedError("EoMTTTAModel merges views in test_step.")
+
+
+def _checked(test_cfg: dict[str, Any] | None) -> dict[str, Any]:
+    """``test_cfg`` with defaults; an unknown key or value is an error."""
+    defaults = {
+        "mode": "window",
+        "window_size": None,
+        "window_batch": 8,
+        "score_memory": 256,
+        "return_scores": False,
+    }
+    given = dict(test_cfg or {})
+    unknown = sorted(set(given) - set(defaults))
+    if unknown:
+        raise ValueError(f"model.test_cfg has unknown keys {unknown}; it takes {list(defaults)}.")
+    checked = {**defaults, **given}
+    if checked["mode"] not in ("window", "whole"):
+        raise ValueError(
+            f"model.test_cfg.mode is {checked['mode']!r}: it must be 'window' or 'whole'."
+        )
+    for name in ("window_batch", "score_memory"):
+        if checked[name] < 1:
+            raise ValueError(f"model.test_cfg.{name} is {checked[name]}: it must be at least 1.")
+    return checked
