@@ -57,9 +57,10 @@ def resample_matrix(old: int, new: int, *, device: torch.device) -> Tensor:
     Returns:
         Tensor: ``[new, old]``, float32.
     """
-    unit = torch.eye(old, device=device)[None, :, :, None]  # [1, old, old, 1]
-    moved = F.interpolate(unit, size=(new, 1), mode="bicubic", antialias=True)
-    return moved[0, :, :, 0].t().contiguous()
+    # Along the width of a full image: torch 2.15's CPU kernel is wrong for images of width 1.
+    unit = torch.eye(old, device=device)[None, None]  # [1, 1, old, old]
+    moved = F.interpolate(unit, size=(old, new), mode="bicubic", antialias=True)
+    return moved[0, 0].t().contiguous()
 
 
 def resample_table(table: Tensor, grid: tuple[int, int], rows: Tensor, columns: Tensor) -> Tensor:
