@@ -1,0 +1,47 @@
+"""How the command line tools end: one paragraph for what a user can mend, a traceback for bugs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+# What this package raises for wrong input. Anything else is a bug and keeps its traceback.
+USER_ERRORS = (ValueError, OSError, ImportError, KeyError)
+EXIT_USER_ERROR = 2
+
+
+def run_tool(tool: Callable[[], None], *, debug: bool) -> int:
+    """Run a tool and turn wrong input into one paragraph on stderr.
+
+    Args:
+        tool: What to run.
+        debug: Let the exception pass, with its traceback.
+
+    Returns:
+        0, or 2 for wrong input (the exit code of argparse for wrong arguments).
+    """
+    try:
+        tool()
+    except USER_ERRORS as error:
+        if debug:
+            raise
+        print(f"Error: {describe(error)}\n(--debug shows the traceback)", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0
+
+
+def describe(error: BaseException) -> str:
+    """Return the message of an error without the tracebacks that workers paste into it."""
+    if isinstance(error, KeyError) and error.args:
+        message = str(error.args[0])  # str() of a KeyError would show the quotes of repr()
+    else:
+        message = str(error)
+    marker = "Original Traceback (most recent call last):"
+    if marker in message:
+        # A data loader worker: its error is the last line that starts with the type's name.
+        lines = message.strip().splitlines()
+        start = max(
+            index for index, line in enumerate(lines) if line and not line.startswith((" ", "\t"))
+        )
+        message = "\n".join(lines[start:]).split(": ", 1)[-1]
+    return message.strip() or type(error).__name__

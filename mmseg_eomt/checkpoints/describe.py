@@ -1,0 +1,141 @@
+"""Describe a built model as a header: names from the config, dimensions from the model."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from mmseg_eomt.checkpoints.header import BACKBONE_TYPES, ModelHeader
+
+VERSIONED_PACKAGES = ("mmseg_eomt", "torch", "timm", "mmsegmentation", "mmengine")
+
+
+def header_from_config(
+    cfg: Mapping[str, Any], dataset_meta: Mapping[str, Any], *, model: nn.Module
+) -> ModelHeader:
+    """Describe a built model: names from the config, resolved dimensions from the model.
+
+    Args:
+        cfg: The resolved run config (`cfg.model`, `cfg.test_dataloader` or `cfg.val_dataloader`).
+        dataset_meta: `metainfo` of the dataset: 'classes', optionally 'palette' and 'class_ids'.
+        model: The built `EoMTSegmentor`, wrapped for distributed training or not.
+
+    Raises:
+        ValueError: If the config holds something that a header has no field for.
+    """
+    model = unwrap(model)
+    model_cfg = cfg["model"]
+    model_cfg = model_cfg.get("module", model_cfg)  # test-time augmentation wraps the model config
+    backbone_cfg = model_cfg["backbone"]
+    families = {name: family for family, name in BACKBONE_TYPES.items()}
+    backbone_type = str(backbone_cfg["type"]).rsplit(".", 1)[-1]
+    if backbone_type not in families:
+        raise ValueError(
+            f"backbone type {backbone_type!r} cannot be written into lean weights; allowed: "
+            f"{', '.join(families)}."
+        )
+    backbone: Any = model.backbone
+    head: Any = model.decode_head
+    preprocessor = model_cfg.get("data_preprocessor") or cfg["data_preprocessor"]
+    in_channels = int(backbone.in_channels)
+    test_cfg = model_cfg.get("test_cfg") or {}
+    window = test_cfg.get("window_size")
+    classes = tuple(str(name) for name in dataset_meta["classes"])
+    class_ids = dataset_meta.get("class_ids")
+    palette = dataset_meta.get("palette") or default_palette(len(classes))
+    return ModelHeader(
+        family=families[backbone_type],
+        architecture=plain(backbone_cfg["name" if backbone_type == "TimmViT" else "arch"]),
+        patch_size=int(backbone.patch_size),
+        image_size=_pair(backbone_cfg.get("image_size", 512)),
+        in_channels=in_channels,
+        num_queries=int(head.num_queries),
+        num_joint_blocks=int(backbone.num_joint_blocks),
+        num_upscale_blocks=len(head.upscale),
+        classes=classes,
+        class_ids=tuple(int(i) for i in (range(len(classes)) if class_ids is None else class_ids)),
+        palette=tuple((int(r), int(g), int(b)) for r, g, b in palette),
+        mean=_per_channel(preprocessor.get("mean"), in_channels, default=0.0),
+        std=_per_channel(preprocessor.get("std"), in_channels, default=1.0),
+        bgr_to_rgb=bool(preprocessor.get("bgr_to_rgb", False)),
+        ignore_index=int(head.ignore_index),
+        test_mode=str(test_cfg.get("mode", "window")),
+        short_side=_short_side(cfg),
+        window_size=None if window is None else _pair(window),
+        backbone_args={
+            key: plain(backbone_cfg[key])
+            for key in ("registers", "model_kwargs")
+            if backbone_cfg.get(key) is not None
+        },
+        versions=package_versions(),
+    )
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the segmentor inside a distributed or test-time-augmentation wrapper."""
+    while not hasattr(model, "decode_head") and isinstance(
+        getattr(model, "module", None), nn.Module
+    ):
+        model = model.module  # type: ignore[assignment]
+    return model
+
+
+def default_palette(count: int) -> list[list[int]]:
+    """Return `count` RGB colours, the PASCAL VOC bit pattern from colour 1 on."""
+    palette = []
+    for index in range(1, count + 1):
+        colour = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                colour[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+        palette.append(colour)
+    return palette
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what wrote a file, for people who read it later."""
+    versions = {"python": platform.python_version()}
+    for name in VERSIONED_PACKAGES:
+        for distribution in (name, f"onedl-{name}"):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[name] = importlib.metadata.version(distribution)
+    return versions
+
+
+def plain(value: Any) -> Any:
+    """Turn config containers into plain dicts and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if isinstance(value, (list, tuple)):
+        height, width = value
+        return int(height), int(width)
+    return int(value), int(value)
+
+
+def _per_channel(value: Any, count: int, *, default: float) -> tuple[float, ...]:
+    if value is None:
+        return (default,) * count
+    return tuple(float(item) for item in value)
+
+
+def _short_side(cfg: Mapping[str, Any]) -> int | None:
+    """Find the resize rule of the test pipeline; None where it keeps the size."""
+    for name in ("test_dataloader", "val_dataloader"):
+        loader = cfg.get(name)
+        if loader:
+            for step in loader["dataset"].get("pipeline") or ():
+                if str(step["type"]).rsplit(".", 1)[-1] == "ResizeShortSide":
+                    return int(step["size"])
+            return None
+    return None

@@ -1,0 +1,230 @@
+"""Lean weights: safetensors with a JSON header, and the same header inside training checkpoints.
+
+Reading never unpickles code: safetensors holds tensors only, and training checkpoints are read with
+`weights_only=True`. Writing is atomic: a reader sees the old file or the new one, never a half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmseg_eomt.checkpoints.describe import header_from_config, unwrap
+from mmseg_eomt.checkpoints.header import HEADER_KEY, ModelHeader, model_config
+
+__all__ = [
+    "HEADER_KEY",
+    "ModelHeader",
+    "header_from_config",
+    "load_state",
+    "load_weights",
+    "model_config",
+    "read_header",
+    "read_weights",
+    "save_weights",
+]
+
+PathLike = Union[str, "os.PathLike[str]"]
+_MAX_LISTED = 12
+
+
+def save_weights(
+    path: PathLike, model: nn.Module | Mapping[str, Tensor], header: ModelHeader
+) -> None:
+    """Write lean weights atomically: temporary file, fsync, rename.
+
+    Args:
+        path: Target, a `.safetensors` file.
+        model: The model, or its state dict.
+        header: What the file says about the model.
+
+    Raises:
+        OSError: If the file cannot be written; an older file at `path` stays as it was.
+    """
+    path = Path(path)
+    state = unwrap(model).state_dict() if isinstance(model, nn.Module) else model
+    # A copy per tensor: safetensors refuses tensors that share memory or are not contiguous.
+    tensors = {
+        name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata={"format": "pt", HEADER_KEY: header.to_json()})
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: the weights could not be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):
+        # The rename itself is only safe once the folder is on the disk.
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read_header(path: PathLike) -> ModelHeader:
+    """Read the header of lean weights or of a training checkpoint of mmseg_eomt.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is neither, or its header is invalid.
+    """
+    path = _existing_file(path)
+    if not is_safetensors(path):
+        return read_weights(path)[0]
+    with _open_safetensors(path) as file:
+        return _header_of(path, (file.metadata() or {}).get(HEADER_KEY))
+
+
+def read_weights(path: PathLike) -> tuple[ModelHeader, dict[str, Tensor]]:
+    """Read header and tensors of lean weights or of a training checkpoint (its 'state_dict').
+
+    Returns:
+        The header and the tensors by name, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is neither, is damaged, or has no valid header.
+    """
+    path = _existing_file(path)
+    if is_safetensors(path):
+        with _open_safetensors(path) as file:
+            header = _header_of(path, (file.metadata() or {}).get(HEADER_KEY))
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    checkpoint = read_training_checkpoint(path)
+    return _header_of(path, checkpoint.get(HEADER_KEY)), checkpoint["state_dict"]
+
+
+def read_training_checkpoint(path: PathLike) -> dict[str, Any]:
+    """Read an MMEngine checkpoint without unpickling code.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, holds code, or has no 'state_dict' of tensors.
+    """
+    path = _existing_file(path)
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path}: not a readable checkpoint ({reason[:200]}). Allowed: lean weights "
+            "(.safetensors) or a training checkpoint (.pth) written by mmseg_eomt; a damaged file "
+            "must be copied or trained again."
+        ) from error
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(
+            f"{path}: no training checkpoint of MMSegmentation: it has no 'state_dict' of tensors. "
+            "Pretrained backbones go to backbone_weights (--backbone-weights)."
+        )
+    return checkpoint
+
+
+def load_weights(model: nn.Module, path: PathLike) -> ModelHeader:
+    """Load the weights of a file with a header into a model, strictly.
+
+    Returns:
+        The header of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is unfit; keys and shapes that differ are listed.
+    """
+    header, state = read_weights(path)
+    load_state(model, state, source=path)
+    return header
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: PathLike) -> None:
+    """Load a state dict strictly, before anything is changed in the model.
+
+    Args:
+        model: The model, wrapped for distributed training or not.
+        state: Tensors by name.
+        source: Name of the file for error messages.
+
+    Raises:
+        ValueError: If keys or shapes differ; they are listed.
+    """
+    model = unwrap(model)
+    own = model.state_dict()
+    missing = sorted(set(own) - set(state))
+    unexpected = sorted(set(state) - set(own))
+    shapes = [
+        f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in sorted(set(own) & set(state))
+        if own[name].shape != state[name].shape
+    ]
+    problems = [
+        f"{title}: {_listed(names)}"
+        for title, names in (
+            ("missing in the file", missing),
+            ("not in the model", unexpected),
+            ("of another shape", shapes),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"{source}: the weights do not fit the model. Parameters {'; '.join(problems)}. "
+            "Use the config (classes, architecture, queries, sizes) the file was trained with."
+        )
+    model.load_state_dict(dict(state), strict=True)
+
+
+def is_safetensors(path: PathLike) -> bool:
+    """Tell by content: eight bytes of header length, then a JSON object."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:9] == b"{"
+
+
+def _header_of(path: Path, text: object) -> ModelHeader:
+    if not isinstance(text, str):
+        raise ValueError(
+            f"{path}: no model header ('{HEADER_KEY}') in the file, so it was not written by "
+            "mmseg_eomt. Use exported/*.safetensors or a checkpoint of a run of mmseg_eomt; "
+            "backbone weights go to backbone_weights (--backbone-weights)."
+        )
+    return ModelHeader.from_json(text, source=str(path))
+
+
+def _existing_file(path: PathLike) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; give a weights file (.safetensors or .pth) in it.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file (.safetensors or .pth).")
+    return path
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: damaged safetensors file ({error}). Copy or export it again."
+        ) from error
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MAX_LISTED])
+    more = len(names) - _MAX_LISTED
+    return f"({len(names)}) {shown}" + (f" and {more} more" if more > 0 else "")
