@@ -1,0 +1,208 @@
+"""Assign one query to each class of each image, for all predictions at once.
+
+Shapes: B images, Q queries, K classes, M class slots of an image, P points, A = L+1 predictions,
+G matched pairs of one prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from mmseg_eomt.models.layers.step_random import StepRandom
+from mmseg_eomt.models.losses.label_targets import LabelTargets
+from mmseg_eomt.models.losses.point_sampling import LabelSamples, sample_labels, sample_maps
+
+Prediction = tuple[Tensor, Tensor]
+IGNORE_RULES = ("negative", "skip")
+# Sampled logits held at a time: what a CPU keeps in cache, or enough to fill a GPU.
+_CHUNK = {"cpu": 2**20, "other": 2**24}
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched pairs of all predictions. Images that show no class have none.
+
+    Attributes:
+        queries (Tensor): ``[A, G]`` flat query, image * Q + query.
+        classes (Tensor): ``[A, G]`` class id that the query is to predict.
+        num_queries (int): Q.
+    """
+
+    queries: Tensor
+    classes: Tensor
+    num_queries: int
+
+
+def matching_points(random: StepRandom, num_points: int, device: torch.device | str) -> Tensor:
+    """The points ``[P, 2]`` at which all masks of a step are compared for the matching."""
+    return random.uniform("matching points", num_points, 2, device=device)
+
+
+@MODELS.register_module()
+class HungarianMatcher(nn.Module):
+    """Minimum-cost assignment of queries to the classes an image shows.
+
+    The cost of a pair is the weighted sum of minus the class probability, the binary
+    cross-entropy and the dice loss at points drawn uniformly (Mask2Former, section 3.2 and
+    appendix). Every prediction is matched on its own, as EoMT does. The points of a step are
+    shared by its images and predictions. Costs of all of them are computed on the device in
+    float32, cross to the host in one transfer, and the pairs come back in another.
+
+    If an image shows more classes than there are queries, the cheapest Q pairs are matched and
+    the other classes have no query.
+
+    Args:
+        num_points (int): Points per mask. Defaults to 12544, Mask2Former's number.
+        class_weight (float): Weight of the class cost. Defaults to 2.0.
+        mask_weight (float): Weight of the cross-entropy cost. Defaults to 5.0.
+        dice_weight (float): Weight of the dice cost. Defaults to 5.0.
+        ignore_rule (str): See :class:`MaskClassificationLoss`. Defaults to ``'negative'``.
+
+    Raises:
+        ValueError: If ``ignore_rule`` is none of the two, or all weights are 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_points: int = 12544,
+        class_weight: float = 2.0,
+        mask_weight: float = 5.0,
+        dice_weight: float = 5.0,
+        ignore_rule: str = "negative",
+    ) -> None:
+        super().__init__()
+        if ignore_rule not in IGNORE_RULES:
+            raise ValueError(f"ignore_rule must be one of {IGNORE_RULES}, found {ignore_rule!r}")
+        if class_weight == 0 and mask_weight == 0 and dice_weight == 0:
+            raise ValueError("all matching weights are 0: set at least one above 0")
+        self.num_points = num_points
+        self.class_weight = class_weight
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        self.ignore_rule = ignore_rule
+
+    @torch.no_grad()
+    def forward(
+        self, predictions: Sequence[Prediction], targets: LabelTargets, *, random: StepRandom
+    ) -> Matches:
+        """Match each prediction ``(mask_logits[B, Q, h, w], class_logits[B, Q, K+1])``.
+
+        Raises:
+            ValueError: If a cost is not finite, or a label is out of range.
+        """
+        device = targets.present.device
+        slots = _class_slots(targets.present)
+        points = matching_points(random, self.num_points, device)
+        samples = sample_labels(targets.codes, points, ignored_code=targets.num_classes)
+        with torch.autocast(device.type, enabled=False):
+            costs = self.costs(predictions, samples, slots, points)  # [A, B, Q, M]
+        present, extremes = targets.present, targets.extremes
+        # One transfer. Labels are whole numbers far below 2**24, so float32 holds them.
+        packed = torch.cat([costs.flatten(), present.flatten().float(), extremes.float()])
+        host = packed.cpu().numpy()
+        targets.check(int(host[-2]), int(host[-1]))
+        host_costs = host[: costs.numel()].reshape(costs.shape)
+        host_present = host[costs.numel() : -2].reshape(present.shape) > 0
+        pairs = torch.from_numpy(_assign(host_costs, host_present))  # [2, A, G]
+        if device.type == "cuda":
+            pairs = pairs.pin_memory().to(device, non_blocking=True)
+        queries, classes = pairs.to(device)
+        return Matches(queries, classes, num_queries=costs.shape[2])
+
+    def costs(
+        self,
+        predictions: Sequence[Prediction],
+        samples: LabelSamples,
+        slots: Tensor,
+        points: Tensor,
+    ) -> Tensor:
+        """Costs ``[A, B, Q, M]`` of the classes ``slots[B, M]``, at ``points[P, 2]``."""
+        batch, num_queries = predictions[0][0].shape[:2]
+        maps = [masks.detach().float().flatten(0, 1) for masks, _ in predictions]
+        shape = (len(maps), batch, num_queries, slots.shape[1])
+        # Over the points, with logits x, probabilities s, class values t and point weights v:
+        # cross-entropy is sum(v * softplus(x)) - sum(t * x) over sum(v); dice needs sum(s * t),
+        # sum(v * s) and sum(t). All are sums, so that chunks of points just add up.
+        logit_overlap, overlap = slots.new_zeros(2, *shape, dtype=torch.float32)
+        softplus, mass = slots.new_zeros(2, *shape[:3], 1, dtype=torch.float32)
+        values = samples.values_of(slots)  # [B, M, P]
+        share = samples.labelled_share() if self.ignore_rule == "skip" else None
+        limit = _CHUNK["cpu" if points.device.type == "cpu" else "other"]
+        chunk = max(1, limit // (batch * num_queries))
+        for start in range(0, len(points), chunk):
+            part = slice(start, start + chunk)
+            chunk_values = values[:, :, part].transpose(1, 2)
+            for number, prediction in enumerate(maps):
+                logits = sample_maps(prediction, points[part]).view(batch, num_queries, -1)
+                logit_overlap[number] += logits @ chunk_values
+                probabilities = logits.sigmoid()
+                overlap[number] += probabilities @ chunk_values
+                positive = F.softplus(logits)
+                if share is None:
+                    mass[number] += probabilities.sum(-1, keepdim=True)
+                    softplus[number] += positive.sum(-1, keepdim=True)
+                else:
+                    weight = share[:, part, None]
+                    mass[number] += probabilities @ weight
+                    softplus[number] += positive @ weight
+        area = values.sum(-1)[:, None]  # [B, 1, M]
+        points_seen = len(points) if share is None else share.sum(-1).clamp(min=1)[:, None, None]
+        cross_entropy = (softplus - logit_overlap) / points_seen
+        dice = 1 - (2 * overlap + 1) / (mass + area + 1)
+        classes = torch.stack([logits for _, logits in predictions]).float().softmax(-1)
+        wanted = slots[None, :, None].expand(shape)
+        total: Tensor = self.mask_weight * cross_entropy + self.dice_weight * dice
+        return total - self.class_weight * classes.gather(-1, wanted)
+
+
+def _class_slots(present: Tensor) -> Tensor:
+    """Class ids ``[B, M]``, those an image shows first and ascending; the others fill up.
+
+    On a CPU M is the most classes that an image shows. Elsewhere that number would have to be
+    waited for, so that M is K: columns that nobody reads cost a device less than the wait.
+    """
+    order = present.byte().sort(dim=1, descending=True, stable=True).indices
+    if present.device.type == "cpu":
+        return order[:, : max(1, int(present.sum(1).max()))]
+    return order
+
+
+def _assign(
+    costs: npt.NDArray[np.float32], present: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """Pairs ``[2, A, G]`` (flat query, class) of least cost, for ``costs[A, B, Q, M]``.
+
+    Raises:
+        ValueError: If a cost of a class that is present is not finite.
+    """
+    num_queries = costs.shape[2]
+    shown = [np.flatnonzero(row) for row in present]
+    pairs = []
+    for number, prediction in enumerate(costs):
+        queries, classes = [], []
+        for image, ids in enumerate(shown):
+            cost = prediction[image, :, : len(ids)]
+            if not np.isfinite(cost).all():
+                raise ValueError(
+                    f"matching costs of image {image} in the batch, prediction {number} of "
+                    f"{len(costs)}, are not finite ({np.isnan(cost).sum()} nan, "
+                    f"{np.isinf(cost).sum()} infinite of {cost.size}): the logits have overflowed "
+                    "or the weights have diverged. Lower the learning rate, or train in bfloat16 "
+                    "instead of float16"
+                )
+            rows, columns = linear_sum_assignment(cost)
+            queries.append(rows + image * num_queries)
+            classes.append(ids[columns])
+        pairs.append((np.concatenate(queries), np.concatenate(classes)))
+    stacked: npt.NDArray[np.int64] = np.asarray(pairs, dtype=np.int64).swapaxes(0, 1).copy()
+    return stacked
