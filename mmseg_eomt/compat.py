@@ -13,6 +13,7 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,23 @@ from typing import Any, NoReturn
 
 from packaging.version import Version
 
-INSTALL = "pip install 'mmseg_eomt[openmmlab]'"
+INSTALL = (
+    "Install one family of OpenMMLab packages: pip install 'mmseg_eomt[openmmlab]', or "
+    "pip install 'mmseg_eomt[onedl]' and then pip install --no-deps mmcv-lite==2.2.0"
+)
 
 # Import name -> (lowest version that fits, why). mmseg asserts its own upper bound on mmcv.
 REQUIRED = {
     "mmengine": ("0.10.4", "earlier ones do not run on Python 3.12"),
     "mmcv": ("2.1.0", "earlier ones do not run on NumPy 2"),
-    "mmseg": ("1.2.2", "the last upstream release, whose heads and data samples are used here"),
+    "mmseg": ("1.2.2", "the last upstream release, whose data samples and decoder are used here"),
 }
+
+# Imported by mmseg, which does not declare them.
+UNDECLARED = ("ftfy", "regex")
+
+# Distributions that write the same files.
+SAME_FILES = (("mmengine", "onedl-mmengine"), ("mmsegmentation", "onedl-mmsegmentation"))
 
 
 @dataclass(frozen=True)
@@ -73,26 +83,38 @@ def apply() -> list[str]:
 
 
 def check_packages() -> None:
-    """Raise an `ImportError` naming the pip command if an OpenMMLab package is missing or unfit."""
-    for name, (lowest, reason) in REQUIRED.items():
+    """Check that the OpenMMLab packages are there and fit each other.
+
+    Raises:
+        ImportError: If one is missing or does not fit; the message holds the pip command.
+    """
+    for name in (*REQUIRED, *UNDECLARED):
         if importlib.util.find_spec(name) is None:
             raise ImportError(
-                f"mmseg_eomt needs the package {name!r}, which is not installed. Install one "
-                f"family of OpenMMLab packages: {INSTALL} (or [onedl], see the README)."
+                f"mmseg_eomt needs the package {name!r}, which is not installed. {INSTALL}.",
+                name=name,
             )
+    for upstream, fork in SAME_FILES:
+        if _is_installed(upstream) and _is_installed(fork):
+            # Which of the two is on disk depends on the order of installation.
+            warnings.warn(
+                f"{upstream} and {fork} are both installed and overwrite each other's files. "
+                f"Uninstall both, then install one of them. {INSTALL}.",
+                stacklevel=3,
+            )
+    for name, (lowest, reason) in REQUIRED.items():
         try:
             module = importlib.import_module(name)
         except AssertionError as error:
             # mmseg/__init__.py asserts the versions of mmcv and mmengine that it accepts.
             raise ImportError(
-                f"{name} does not fit the other OpenMMLab packages installed here: {error} "
-                f"Install a set that fits: {INSTALL} (or [onedl], see the README)."
+                f"{name} does not fit the other OpenMMLab packages: {error} {INSTALL}.", name=name
             ) from error
-        found = str(module.__version__)
-        if Version(found) < Version(lowest):
+        if Version(module.__version__) < Version(lowest):
             raise ImportError(
-                f"mmseg_eomt needs {name}>={lowest} ({reason}), found {found} in "
-                f"{module.__file__}. Install it with: {INSTALL}"
+                f"mmseg_eomt needs {name}>={lowest} ({reason}), found {module.__version__} in "
+                f"{module.__file__}. {INSTALL}.",
+                name=name,
             )
 
 
@@ -100,6 +122,9 @@ def check_packages() -> None:
 
 
 def _ops_not_compiled() -> bool:
+    mmseg = importlib.import_module("mmseg")
+    if Version(mmseg.__version__) > Version("1.2.2"):
+        return False
     try:
         importlib.import_module("mmcv.ops")
     except ModuleNotFoundError as error:
@@ -152,17 +177,13 @@ def _install_python_ops() -> None:
 # --- torch.load of training checkpoints written by mmengine ----------------------------------
 
 _STATISTICS = ("min", "max", "current", "mean")
+_DTYPES = ("Bool", "Int32", "Int64", "Float32", "Float64")
 
 
 def _history_not_allowed() -> bool:
-    if not _is_installed("mmengine"):
-        return False
     import torch
     from mmengine.logging import HistoryBuffer
 
-    # PyTorch 2.6 made `weights_only=True` the default of torch.load, which mmengine relies on.
-    if Version(torch.__version__) < Version("2.6"):
-        return False
     return HistoryBuffer not in torch.serialization.get_safe_globals()
 
 
@@ -200,9 +221,6 @@ def _allow_history() -> None:
     torch.serialization.add_safe_globals(allowed)
 
 
-_DTYPES = ("Bool", "Int32", "Int64", "Float32", "Float64")
-
-
 def _is_installed(distribution: str) -> bool:
     try:
         importlib.metadata.version(distribution)
@@ -214,19 +232,20 @@ def _is_installed(distribution: str) -> bool:
 ENTRIES = (
     Entry(
         name="mmcv.ops",
-        package="mmcv-lite, or mmcv built without its operators, with mmsegmentation<=1.2.2",
+        package="mmsegmentation<=1.2.2 with mmcv-lite, or with mmcv built without its operators",
         problem="mmseg imports point_sample and sigmoid_focal_loss from mmcv.ops unconditionally, "
         "and mmcv.ops imports compiled code; neither is used by EoMT.",
-        until="mmsegmentation imports them where they are used (onedl-mmsegmentation does).",
+        until="mmsegmentation<=1.2.2 is no longer supported (onedl-mmsegmentation is mended).",
         needed=_ops_not_compiled,
         mend=_install_python_ops,
     ),
     Entry(
         name="torch.load",
-        package="mmengine<=0.10.7 with torch>=2.6",
-        problem="resume, load_from and test refuse a training checkpoint: torch.load allows "
-        "weights only, and the file holds mmengine's HistoryBuffer and NumPy arrays.",
-        until="mmengine stores plain data or allows its own types.",
+        package="mmengine<=0.10.7 and onedl-mmengine<=0.10.12, with torch>=2.6",
+        problem="torch.load allows weights only, and a training checkpoint holds mmengine's "
+        "HistoryBuffer and NumPy arrays: mmengine refuses to resume, load or test, and "
+        "onedl-mmengine allows the whole of getattr, or falls back to unrestricted unpickling.",
+        until="mmengine stores plain data, and checkpoints written before that no longer matter.",
         needed=_history_not_allowed,
         mend=_allow_history,
     ),
