@@ -1,0 +1,7 @@
+"""How training runs: optimiser, schedule, loop, hooks and logs."""
+
+from __future__ import annotations
+
+from mmseg_eomt.engine import hooks, optimizers, runner, schedulers, visualization
+
+__all__ = ["hooks", "optimizers", "runner", "schedulers", "visualization"]

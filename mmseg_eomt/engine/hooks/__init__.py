@@ -1,0 +1,22 @@
+"""What happens around training steps and validations."""
+
+from __future__ import annotations
+
+from mmseg_eomt.engine.hooks.mask_annealing_hook import (
+    MaskAnnealingHook,
+    default_windows,
+    mask_probability,
+)
+from mmseg_eomt.engine.hooks.prediction_picture_hook import PredictionPictureHook
+from mmseg_eomt.engine.hooks.progress_hook import ProgressHook
+from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook, role_rates
+
+__all__ = [
+    "MaskAnnealingHook",
+    "PredictionPictureHook",
+    "ProgressHook",
+    "TrainingMonitorHook",
+    "default_windows",
+    "mask_probability",
+    "role_rates",
+]

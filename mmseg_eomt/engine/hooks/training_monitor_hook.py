@@ -1,0 +1,110 @@
+"""Losses, true learning rates, gradient norm and mask probabilities for the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.model import is_model_wrapper
+from mmseg.registry import HOOKS
+from torch import Tensor
+
+from mmseg_eomt.engine.step_record import StepRecord, image_paths
+
+DEFAULT_INTERVAL = 10
+
+
+def role_rates(param_groups: list[dict[str, Any]]) -> dict[str, float]:
+    """The largest rate of each role, as ``lr_head`` and ``lr_backbone``.
+
+    With layer decay every group has its own rate; the largest is the one that configs state. A
+    group without a role counts as head.
+    """
+    rates: dict[str, float] = {}
+    for group in param_groups:
+        name = f"lr_{group.get('role', 'head')}"
+        rates[name] = max(rates.get(name, 0.0), float(group["lr"]))
+    return dict(sorted(rates.items(), reverse=True))
+
+
+@HOOKS.register_module()
+class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
+    """Takes ``RuntimeInfoHook``'s place and tells the truth at little cost.
+
+    mmengine's hook logs the rate of parameter group 0 as ``lr`` (with layer decay that of the
+    slowest block) and reads every loss back at every step. This one logs ``lr_head``,
+    ``lr_backbone``, ``grad_norm`` (before clipping), ``mask_prob_block{i}`` and all losses at the
+    logging interval only; losses and norm are means over the steps since the last log line and
+    over processes. A loss or gradient norm that is not finite is an error there.
+
+    Args:
+        interval (int, optional): Steps between log lines. Defaults to None, the LoggerHook's.
+    """
+
+    def __init__(self, *, interval: int | None = None) -> None:
+        if interval is not None and interval < 1:
+            raise ValueError(f"TrainingMonitorHook.interval is {interval}: it must be at least 1.")
+        self.interval = interval
+        self._record = StepRecord()
+        self._every = interval or DEFAULT_INTERVAL
+
+    def before_train(self, runner: Any) -> None:
+        """Finds the logging interval."""
+        super().before_train(runner)
+        loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
+        for logger in loggers:
+            # A run shorter than the interval would end without a single log line.
+            logger.interval = min(logger.interval, runner.max_iters)
+        self._every = self.interval or (loggers[0].interval if loggers else DEFAULT_INTERVAL)
+        self._record = StepRecord()
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Notes the step, but no rate: see the class."""
+        runner.message_hub.update_info("iter", runner.iter)
+
+    def after_train_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Keeps the step's values; at the logging interval reads, checks and logs them.
+
+        Raises:
+            NonFiniteError: Naming the first bad step since the last log line and its images.
+        """
+        values = dict(outputs or {})
+        norm = getattr(runner.optim_wrapper, "grad_norm", None)
+        if norm is not None:
+            values["grad_norm"] = norm
+        if values:
+            self._record.add(runner.iter, values, image_paths(data_batch))
+        done = runner.iter + 1
+        # The logger also writes at the end of a pass over a short training set.
+        ends_pass = self.end_of_epoch(runner.train_dataloader, batch_idx)
+        if done % self._every == 0 or done == runner.max_iters or ends_pass:
+            self._log(runner)
+
+    def after_train(self, runner: Any) -> None:
+        """Checks the steps after the last log line, if training was stopped early."""
+        self._record.flush(must_be_finite=self._checked(runner))
+        super().after_train(runner)
+
+    def _log(self, runner: Any) -> None:
+        hub = runner.message_hub
+        for name, rate in role_rates(runner.optim_wrapper.optimizer.param_groups).items():
+            hub.update_scalar(f"train/{name}", rate)
+        means = self._record.flush(must_be_finite=self._checked(runner))
+        for name, value in means.items():
+            hub.update_scalar(f"train/{name}", value)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        head = getattr(model, "decode_head", None)
+        for index, probability in enumerate(getattr(head, "mask_probs", [])):
+            hub.update_scalar(f"train/mask_prob_block{index}", float(probability))
+
+    @staticmethod
+    def _checked(runner: Any) -> tuple[str, ...]:
+        # fp16's scale search meets infinite gradients in a healthy run and skips those steps.
+        scaled = getattr(runner.optim_wrapper, "loss_scaler", None) is not None
+        return ("loss",) if scaled else ("loss", "grad_norm")

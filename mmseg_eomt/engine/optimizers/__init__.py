@@ -1,0 +1,19 @@
+"""Parameter groups and the optimiser wrapper."""
+
+from __future__ import annotations
+
+from mmseg_eomt.engine.optimizers.fused import with_fused
+from mmseg_eomt.engine.optimizers.layer_decay import LayerDecayOptimWrapperConstructor
+from mmseg_eomt.engine.optimizers.mixed_precision import (
+    MixedPrecisionOptimWrapper,
+    NonFiniteError,
+    resolve_precision,
+)
+
+__all__ = [
+    "LayerDecayOptimWrapperConstructor",
+    "MixedPrecisionOptimWrapper",
+    "NonFiniteError",
+    "resolve_precision",
+    "with_fused",
+]

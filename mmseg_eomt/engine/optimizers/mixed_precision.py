@@ -1,0 +1,207 @@
+"""An optimiser wrapper for fp32, bf16 and fp16 on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmseg.registry import OPTIM_WRAPPERS
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient is infinite or not a number."""
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """'auto' as a precision: bf16 where the CUDA device computes it natively, else fp32.
+
+    Args:
+        precision (str): One of ``PRECISIONS``.
+        device (torch.device): Where training runs.
+
+    Raises:
+        ValueError: If ``precision`` is none of them.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"optim_wrapper.precision is {precision!r}: it must be one of {PRECISIONS}."
+        )
+    if precision != "auto":
+        return precision
+    native = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    return "bf16" if native else "fp32"
+
+
+@OPTIM_WRAPPERS.register_module()
+class MixedPrecisionOptimWrapper(OptimWrapper):  # type: ignore[misc]
+    """Autocast on CUDA and CPU, loss scaling for fp16 only, clipping that never waits.
+
+    mmengine's ``AmpOptimWrapper`` refuses a CPU and its clipping reads the norm back every step.
+    Here the norm stays on the device in :attr:`grad_norm`; whoever logs it reads it. A step with
+    a non-finite gradient changes no parameter: on the CPU it is an error at once, on CUDA a fused
+    optimiser skips it on the device and the logging hook reports it at its next interval. (With
+    fp16 the loss scaler skips such steps and lowers its scale, as usual.) An optimiser without a
+    fused kernel on CUDA is only checked at the logging interval.
+
+    Args:
+        optimizer (Optimizer): The optimiser.
+        precision (str): 'auto', 'fp32', 'bf16' or 'fp16'. Defaults to 'auto'.
+        clip_grad (dict, optional): ``max_norm`` and other arguments of
+            ``torch.nn.utils.clip_grad_norm_``; None leaves gradients as they are. Defaults to
+            ``dict(max_norm=0.01)``, EoMT's.
+        loss_scale (dict, optional): Arguments of ``torch.amp.GradScaler`` for fp16. Defaults to
+            None, its own.
+        accumulative_counts (int): Micro-batches a step. ``SegmentationRunner`` sets it.
+
+    Raises:
+        ValueError: If ``precision`` or ``clip_grad`` is not as above.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        precision: str = "auto",
+        clip_grad: dict[str, Any] | None = {"max_norm": 0.01},  # noqa: B006 (only read)
+        loss_scale: dict[str, Any] | None = None,
+        accumulative_counts: int = 1,
+    ) -> None:
+        super().__init__(optimizer, accumulative_counts=accumulative_counts)
+        # The base class keeps a pseudo group for logging a base rate. Its rate is scaled by
+        # nobody and shown to users as if it were true, so it goes.
+        self.base_param_settings = None
+        self.clip_norm = _checked_clip(clip_grad)
+        self.device = next(
+            parameter.device for group in optimizer.param_groups for parameter in group["params"]
+        )
+        self.precision = resolve_precision(precision, self.device)
+        self.loss_scaler = (
+            torch.amp.GradScaler(self.device.type, **(loss_scale or {}))
+            if self.precision == "fp16"
+            else None
+        )
+        self.grad_norm: Tensor | None = None
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches a step."""
+        return int(self._accumulative_counts)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast, and no gradient exchange between processes before the last micro-batch.
+
+        Args:
+            model (nn.Module): The model, wrapped for distributed training or not.
+        """
+        dtype = DTYPES.get(self.precision)
+        with (
+            super().optim_context(model),
+            torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
+        ):
+            yield
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Adds the gradients of ``loss`` (a scalar), scaled for fp16."""
+        scaled = loss if self.loss_scaler is None else self.loss_scaler.scale(loss)
+        super().backward(scaled, **kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """Clips the gradients, keeps their norm before clipping, updates the parameters.
+
+        Raises:
+            NonFiniteError: On a CPU, if the norm is not finite (not with fp16).
+        """
+        if self.loss_scaler is not None:
+            self.loss_scaler.unscale_(self.optimizer)
+            self.grad_norm = self._clip()
+            self.loss_scaler.step(self.optimizer, **kwargs)
+            self.loss_scaler.update()
+            return
+        self.grad_norm = self._clip()
+        finite = torch.isfinite(self.grad_norm)
+        if self.grad_norm.device.type == "cpu":
+            if not finite:
+                raise NonFiniteError(f"The gradient norm is {float(self.grad_norm)}.")
+            self.optimizer.step(**kwargs)
+        elif _skips_on_device(self.optimizer):
+            # The flag GradScaler hands to fused optimisers: nothing moves where it is set.
+            self.optimizer.found_inf = (~finite).float()
+            try:
+                self.optimizer.step(**kwargs)
+            finally:
+                del self.optimizer.found_inf
+        else:
+            self.optimizer.step(**kwargs)
+
+    def _clip(self) -> Tensor:
+        """The gradient norm before clipping, a scalar on the device."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return torch.nn.utils.clip_grad_norm_(parameters, **self.clip_norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's state, and for fp16 the scaler's under ``loss_scaler``."""
+        state: dict[str, Any] = super().state_dict()
+        if self.loss_scaler is not None:
+            state["loss_scaler"] = self.loss_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads :meth:`state_dict`'s result; a scaler state is ignored where none is used.
+
+        Args:
+            state_dict (dict): Also of mmengine's own wrappers. Not changed.
+
+        Raises:
+            ValueError: If its parameter groups are not those of this optimiser.
+        """
+        state_dict = dict(state_dict)
+        state_dict.pop("base_param_settings", None)
+        scaler_state = state_dict.pop("loss_scaler", None)
+        if self.loss_scaler is not None and scaler_state:
+            self.loss_scaler.load_state_dict(scaler_state)
+        saved, own = state_dict["param_groups"], self.optimizer.param_groups
+        if [group.get("names") for group in saved] != [group.get("names") for group in own]:
+            raise ValueError(
+                f"The checkpoint's optimiser has {len(saved)} parameter groups that are not the "
+                f"{len(own)} of this run: model, frozen blocks and optim_wrapper.paramwise_cfg "
+                "must be those of the first run to resume. To start anew from its weights, use "
+                "load_from."
+            )
+        # Which kernel steps is a matter of this machine, not of the one that saved.
+        kernels = ("fused", "foreach", "capturable")
+        state_dict["param_groups"] = [
+            {**group, **{name: now[name] for name in kernels if name in now}}
+            for group, now in zip(saved, own, strict=True)
+        ]
+        self.optimizer.load_state_dict(state_dict)
+
+
+def _skips_on_device(optimizer: Optimizer) -> bool:
+    """Whether the optimiser reads ``found_inf`` itself (torch's fused ones say so)."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def _checked_clip(clip_grad: dict[str, Any] | None) -> dict[str, Any]:
+    if clip_grad is None:
+        return {"max_norm": float("inf")}  # the norm is still measured
+    clip = {name: value for name, value in clip_grad.items() if name != "type"}
+    if clip_grad.get("type", "norm") != "norm" or not clip.get("max_norm", 0) > 0:
+        raise ValueError(
+            f"optim_wrapper.clip_grad is {dict(clip_grad)}: it must be dict(max_norm=<positive "
+            "number>) or None. Clipping by value is not offered."
+        )
+    if clip.get("error_if_nonfinite"):
+        raise ValueError(
+            "optim_wrapper.clip_grad.error_if_nonfinite waits for the GPU at every step; leave it "
+            "out: non-finite gradients are caught anyway."
+        )
+    return clip

@@ -1,0 +1,191 @@
+"""The train loop: one step is one update of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.model import is_model_wrapper
+from mmengine.runner import IterBasedTrainLoop
+from mmseg.registry import LOOPS
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mmseg_eomt.engine.optimizers import NonFiniteError
+from mmseg_eomt.engine.runner.batch_plan import BatchPlan, merge_batches, plan_batches
+from mmseg_eomt.engine.step_record import image_paths
+
+
+@LOOPS.register_module()
+class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
+    """Iteration-based training to a stated global batch.
+
+    ``max_iters``, intervals, schedules and checkpoints all count optimiser steps, however many
+    micro-batches a step takes (with mmengine's own accumulation they count micro-batches).
+    Before each step the head is told step and seed, and with several micro-batches the model is
+    given all of them, so that losses are normalised over the global batch. Gradients of
+    micro-batches are averaged, and processes exchange them once a step.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (DataLoader | dict): Training data. In a dict, ``batch_size`` is the most
+            images a process takes at once.
+        max_iters (int): Optimiser steps.
+        global_batch_size (int): Images an optimiser step, over all processes.
+        val_begin (int): First step that may be followed by a validation. Defaults to 1.
+        val_interval (int): Steps between validations; one more follows the last step. Defaults
+            to 1000.
+        dynamic_intervals (list[tuple[int, int]], optional): Of mmengine's loop.
+
+    Raises:
+        ValueError: If the global batch cannot be spread evenly, or the data give no batch.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: DataLoader[Any] | dict[str, Any],
+        max_iters: int,
+        *,
+        global_batch_size: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        if max_iters < 1 or val_interval < 1:
+            raise ValueError(
+                f"train_cfg.max_iters is {max_iters} and train_cfg.val_interval {val_interval}: "
+                "both must be at least 1."
+            )
+        given = dataloader["batch_size"] if isinstance(dataloader, dict) else dataloader.batch_size
+        self.plan: BatchPlan = plan_batches(
+            global_batch_size, world_size=get_world_size(), batch_size=given
+        )
+        if isinstance(dataloader, dict):
+            dataloader = {**dataloader, "batch_size": self.plan.micro_batch_size}
+        elif given != self.plan.micro_batch_size:
+            raise ValueError(
+                f"The data loader makes batches of {given}, a process needs micro-batches of "
+                f"{self.plan.micro_batch_size} for train_cfg.global_batch_size "
+                f"{global_batch_size}: build it with that batch_size."
+            )
+        super().__init__(runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images an optimiser step, over all processes."""
+        return self.plan.global_batch_size
+
+    def run(self) -> nn.Module:
+        """Trains from the current step to ``max_iters``.
+
+        Returns:
+            nn.Module: The model, wrapped for distributed training or not.
+
+        Raises:
+            NonFiniteError: If a loss or gradient is not finite.
+        """
+        self._prepare_optimizer()
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        if self._iter > 0:
+            self._skip_seen_data()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(self._next_batches())
+            self._decide_current_val_interval()
+            last = self._iter == self._max_iters
+            due = self._iter % self.val_interval == 0 or last
+            if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
+                self.runner.val_loop.run()
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model  # type: ignore[no-any-return]
+
+    def run_iter(self, data_batch: list[dict[str, Any]]) -> None:
+        """One optimiser step.
+
+        Args:
+            data_batch (list[dict]): Its micro-batches, as the data loader made them.
+
+        Raises:
+            NonFiniteError: On a CPU, if the gradient is not finite; before any weight changes.
+        """
+        runner = self.runner
+        seen = merge_batches(data_batch)
+        runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=seen)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model.decode_head.set_step(self._iter, runner.seed)
+        if len(data_batch) > 1:
+            model.prepare_accumulation(data_batch)
+        logs: list[dict[str, Tensor]] = []
+        try:
+            for micro_batch in data_batch:
+                logs.append(
+                    runner.model.train_step(micro_batch, optim_wrapper=runner.optim_wrapper)
+                )
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"Step {self._iter + 1}: {error} No weight was changed by it. Images of this "
+                f"process: {image_paths(seen)}. Lower the learning rate, use precision bf16 or "
+                "fp32, or look at these images and masks."
+            ) from error
+        outputs = {
+            name: torch.stack([log[name].detach().float() for log in logs]).mean()
+            for name in logs[0]
+        }
+        runner.call_hook(
+            "after_train_iter", batch_idx=self._iter, data_batch=seen, outputs=outputs
+        )
+        self._iter += 1
+
+    def _prepare_optimizer(self) -> None:
+        """Makes the wrapper's counter count micro-batches of this loop."""
+        wrapper = self.runner.optim_wrapper
+        accumulation = getattr(wrapper, "accumulation", 1)
+        if accumulation != self.plan.accumulate:
+            raise ValueError(
+                f"A step takes {self.plan.accumulate} micro-batches, but {type(wrapper).__name__} "
+                f"updates after {accumulation}: use runner_type='SegmentationRunner' and "
+                "optim_wrapper.type='MixedPrecisionOptimWrapper'."
+            )
+        # The runner has just counted in steps.
+        wrapper.initialize_count_status(
+            self.runner.model, self._iter * accumulation, self._max_iters * accumulation
+        )
+
+    def _skip_seen_data(self) -> None:
+        """Continues the order of images after those that earlier steps have seen."""
+        sampler = self._sampler()
+        if hasattr(sampler, "set_start"):
+            sampler.set_start(self._iter * self.plan.global_batch_size)
+            # Workers may have read ahead from the start of the order: begin anew.
+            iterator_class = type(self.dataloader_iterator)
+            self.dataloader_iterator = None
+            self.dataloader_iterator = iterator_class(self.dataloader)
+            return
+        self.runner.logger.info(
+            f"Reading past the data of {self._iter} earlier steps: "
+            f"{type(sampler).__name__} cannot jump (StepSampler can)."
+        )
+        for _ in range(self._iter * self.plan.accumulate):
+            next(self.dataloader_iterator)
+
+    def _sampler(self) -> Any:
+        batch_sampler = getattr(self.dataloader, "batch_sampler", None)
+        return getattr(batch_sampler, "sampler", None) or self.dataloader.sampler
+
+    def _next_batches(self) -> list[dict[str, Any]]:
+        """The micro-batches of one step."""
+        try:
+            return [next(self.dataloader_iterator) for _ in range(self.plan.accumulate)]
+        except StopIteration:
+            images, size = len(self.dataloader.dataset), self.plan.micro_batch_size
+            raise ValueError(
+                f"The training data give no batch: {images} images, {self.plan.world_size} "
+                f"process(es) with batches of {size}, drop_last={self.dataloader.drop_last}. "
+                f"Lower train_dataloader.batch_size to at most "
+                f"{max(1, images // self.plan.world_size)}, add images, or use "
+                "sampler=dict(type='StepSampler'), which repeats them."
+            ) from None

@@ -1,0 +1,180 @@
+"""mmengine's Runner with what EoMT training needs."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import torch
+from mmengine.dist import is_distributed
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import LogProcessor, Runner
+from mmseg.registry import RUNNERS
+from torch import distributed, nn
+
+from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook
+from mmseg_eomt.engine.runner.accumulation_loop import AccumulationTrainLoop
+
+SCALE_RULES = ("sqrt", "linear", "none")
+
+
+@RUNNERS.register_module()
+class SegmentationRunner(Runner):  # type: ignore[misc]
+    """Trains on one GPU, many GPUs or none.
+
+    Beyond mmengine's: several processes work without CUDA (gloo); ``auto_scale_lr`` follows the
+    global batch by a stated rule; the optimiser accumulates what ``AccumulationTrainLoop`` asks
+    for; losses are read once per log line and true rates are logged (``TrainingMonitorHook`` in
+    place of ``RuntimeInfoHook``, ``StepLogProcessor``); a checkpoint's embedded config is never
+    run. Arguments are mmengine's; ``auto_scale_lr`` takes ``enable``, ``base_batch_size`` and
+    ``rule`` ('sqrt', default; 'linear'; 'none').
+    """
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """Starts a gloo process group first where there is no CUDA.
+
+        Args:
+            env_cfg (dict): Of mmengine.
+
+        Raises:
+            ValueError: If the launcher cannot work without CUDA, or did not set its variables.
+        """
+        if self.distributed and not is_distributed() and not torch.cuda.is_available():
+            # mmengine selects a CUDA device whatever the backend.
+            if self.launcher != "pytorch":
+                raise ValueError(
+                    f"--launcher {self.launcher} needs CUDA, which this machine does not offer: "
+                    "use --launcher pytorch (tools/dist_train.sh), which runs on CPUs too."
+                )
+            needed = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+            missing = [name for name in needed if name not in os.environ]
+            if missing:
+                raise ValueError(
+                    f"--launcher pytorch, but {', '.join(missing)} is not set: start with "
+                    "torchrun or tools/dist_train.sh."
+                )
+            distributed.init_process_group("gloo")
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Wraps for distributed training; on CPUs without naming a device."""
+        if self.distributed and not torch.cuda.is_available():
+            model_wrapper_cfg = {
+                "type": "MMDistributedDataParallel",
+                "broadcast_buffers": False,
+                "find_unused_parameters": False,
+                **(model_wrapper_cfg or {}),
+                "device_ids": None,
+            }
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_log_processor(self, log_processor: LogProcessor | dict[str, Any]) -> LogProcessor:
+        """Uses ``StepLogProcessor`` unless the config names another type."""
+        if isinstance(log_processor, dict):
+            log_processor = {"type": "StepLogProcessor", **log_processor}
+        return super().build_log_processor(log_processor)
+
+    def register_hooks(
+        self,
+        default_hooks: dict[str, Hook | dict[str, Any]] | None = None,
+        custom_hooks: list[Hook | dict[str, Any]] | None = None,
+    ) -> None:
+        """Registers hooks; exactly one of them logs rates and losses."""
+        default_hooks = dict(default_hooks or {})
+        if any(_is_monitor(hook) for hook in custom_hooks or []):
+            default_hooks["runtime_info"] = None  # type: ignore[assignment]
+        elif "runtime_info" not in default_hooks:
+            default_hooks["runtime_info"] = {"type": "TrainingMonitorHook"}
+        super().register_hooks(default_hooks, custom_hooks)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
+        """Builds the optimiser, accumulating as many micro-batches as the train loop has.
+
+        Raises:
+            ValueError: If the config asks for another accumulation.
+        """
+        loop = self._train_loop
+        if isinstance(optim_wrapper, dict) and isinstance(loop, AccumulationTrainLoop):
+            given = optim_wrapper.get("accumulative_counts")
+            if given not in (None, loop.plan.accumulate):
+                raise ValueError(
+                    f"optim_wrapper.accumulative_counts is {given}, but a step has "
+                    f"{loop.plan.accumulate} micro-batches (train_cfg.global_batch_size "
+                    f"{loop.global_batch_size}, train_dataloader.batch_size "
+                    f"{loop.plan.micro_batch_size}, {loop.plan.world_size} processes): leave "
+                    "accumulative_counts out."
+                )
+            optim_wrapper = copy.deepcopy(optim_wrapper)
+            optim_wrapper["accumulative_counts"] = loop.plan.accumulate
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Builds schedulers; those of a config count steps unless they say otherwise."""
+        if isinstance(scheduler, dict) and "type" in scheduler:
+            scheduler = [scheduler]
+        if isinstance(scheduler, list):
+            scheduler = [
+                {"by_epoch": False, **item} if isinstance(item, dict) else item
+                for item in scheduler
+            ]
+        return super().build_param_scheduler(scheduler)
+
+    def scale_lr(
+        self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None
+    ) -> None:
+        """Scales all rates with the global batch.
+
+        Args:
+            optim_wrapper (OptimWrapper): Whose groups' ``lr`` is multiplied.
+            auto_scale_lr (dict, optional): ``enable`` (default False), ``base_batch_size`` (the
+                batch the rate was chosen for) and ``rule``: 'sqrt' (default; keeps the noise of
+                Adam's steps, https://arxiv.org/abs/2205.10287), 'linear' or 'none'.
+
+        Raises:
+            ValueError: If a value is out of range.
+        """
+        if not auto_scale_lr or not auto_scale_lr.get("enable", False):
+            return
+        rule = auto_scale_lr.get("rule", "sqrt")
+        base = auto_scale_lr.get("base_batch_size")
+        if rule not in SCALE_RULES:
+            raise ValueError(f"auto_scale_lr.rule is {rule!r}: it must be one of {SCALE_RULES}.")
+        if not isinstance(base, int) or base < 1:
+            raise ValueError(
+                f"auto_scale_lr.base_batch_size is {base!r}: give the global batch that the "
+                "learning rate was chosen for (16 for EoMT)."
+            )
+        size = self._global_batch_size()
+        ratio = {"sqrt": (size / base) ** 0.5, "linear": size / base, "none": 1.0}[rule]
+        self.logger.info(
+            f"Learning rates are multiplied by {ratio:.4g}: global batch {size}, chosen for "
+            f"{base}, rule '{rule}'."
+        )
+        for group in optim_wrapper.optimizer.param_groups:
+            group["lr"] = group["lr"] * ratio
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        """Loads weights; drops a config inside the file, which ``resume`` would run as Python."""
+        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        meta = checkpoint.get("meta")
+        if isinstance(meta, dict):
+            meta.pop("config", None)
+        return checkpoint
+
+    def _global_batch_size(self) -> int:
+        loop = self._train_loop
+        if isinstance(loop, AccumulationTrainLoop):
+            return loop.global_batch_size
+        if isinstance(loop, dict) and "global_batch_size" in loop:
+            return int(loop["global_batch_size"])
+        loader = self._train_dataloader
+        size = loader["batch_size"] if isinstance(loader, dict) else loader.batch_size
+        return int(size) * int(self.world_size)
+
+
+def _is_monitor(hook: Hook | dict[str, Any]) -> bool:
+    if isinstance(hook, dict):
+        return hook.get("type") in ("TrainingMonitorHook", TrainingMonitorHook)
+    return isinstance(hook, TrainingMonitorHook)

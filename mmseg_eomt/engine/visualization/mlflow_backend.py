@@ -1,0 +1,133 @@
+"""MLflow inside the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.visualization import BaseVisBackend
+from mmengine.visualization.vis_backend import force_init_env
+from mmseg.registry import VISBACKENDS
+from numpy.typing import NDArray
+
+# MLflow refuses metric names with other characters, and '%' stands in its own escapes.
+ALLOWED = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-. :/")
+
+
+@VISBACKENDS.register_module()
+class MLflowBackend(BaseVisBackend):  # type: ignore[misc]
+    """Curves, pictures and the config in an MLflow run.
+
+    Without a server everything lies in the run folder: an SQLite file (MLflow has retired its
+    file store) and a folder of artifacts, where mmengine's own writes to ``./mlruns`` and lets
+    each picture overwrite the one before. Look at it with ``mlflow ui --backend-store-uri
+    sqlite:///<save_dir>/mlflow.db``.
+
+    Args:
+        save_dir (str): Folder of the SQLite file and the artifacts.
+        tracking_uri (str, optional): Of a server. Defaults to None, ``save_dir``.
+        experiment_name (str): Defaults to 'mmseg_eomt'.
+        run_name (str, optional): Shown for the run.
+        tags (dict[str, str], optional): Added to the run.
+
+    Raises:
+        ImportError: At first use, if mlflow is not installed.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        *,
+        tracking_uri: str | None = None,
+        experiment_name: str = "mmseg_eomt",
+        run_name: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(save_dir)
+        self._tracking_uri = tracking_uri
+        self._experiment_name = experiment_name
+        self._run_name, self._tags = run_name, tags
+        self._client: Any = None
+        self._run_id = ""
+
+    def _init_env(self) -> None:
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            raise ImportError(
+                "MLflowBackend needs mlflow: pip install mlflow (or mmseg_eomt[mlflow])."
+            ) from error
+        folder = Path(self._save_dir).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        local = self._tracking_uri is None
+        uri = self._tracking_uri or f"sqlite:///{folder.as_posix()}/mlflow.db"
+        # A client of its own: mlflow's global state belongs to the user's script.
+        self._client = MlflowClient(tracking_uri=uri)
+        experiment = self._client.get_experiment_by_name(self._experiment_name)
+        if experiment is None:
+            location = (folder / "mlflow_artifacts").as_uri() if local else None
+            experiment_id = self._client.create_experiment(
+                self._experiment_name, artifact_location=location
+            )
+        else:
+            experiment_id = experiment.experiment_id
+        run = self._client.create_run(experiment_id, run_name=self._run_name, tags=self._tags)
+        self._run_id = run.info.run_id
+
+    @property
+    @force_init_env
+    def experiment(self) -> Any:
+        """The MLflow client."""
+        return self._client
+
+    @property
+    @force_init_env
+    def run_id(self) -> str:
+        """Of the MLflow run."""
+        return self._run_id
+
+    @force_init_env
+    def add_config(self, config: Config, **kwargs: Any) -> None:
+        """Records the config as the artifact ``config.py``.
+
+        As parameters it would break MLflow's limit on their length.
+        """
+        self._client.log_text(self._run_id, config.pretty_text, "config.py")
+
+    @force_init_env
+    def add_image(self, name: str, image: NDArray[np.uint8], step: int = 0, **kwargs: Any) -> None:
+        """Records a picture ``uint8 [H, W, 3]`` (RGB) as ``pictures/<name>_<step>.png``."""
+        safe = name.replace("/", "_")
+        self._client.log_image(self._run_id, image, f"pictures/{safe}_{step:06d}.png")
+
+    @force_init_env
+    def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
+        """Records one number at ``step``."""
+        self.add_scalars({name: value}, step)
+
+    @force_init_env
+    def add_scalars(
+        self,
+        scalar_dict: dict[str, Any],
+        step: int = 0,
+        file_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Records numbers at ``step``.
+
+        Args:
+            scalar_dict (dict): Names and numbers.
+            step (int): Optimiser step.
+            file_path (str, optional): Not used; other backends write to it.
+        """
+        for name, value in scalar_dict.items():
+            key = "".join(letter if letter in ALLOWED else "_" for letter in name)
+            self._client.log_metric(self._run_id, key, float(value), step=step)
+
+    def close(self) -> None:
+        """Ends the run."""
+        if self._client is not None:
+            self._client.set_terminated(self._run_id)
+            self._client, self._env_initialized = None, False
