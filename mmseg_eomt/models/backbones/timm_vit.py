@@ -117,7 +117,7 @@ def _native_patch(name: str) -> int:
     return int(embed.patch_size[0])
 
 
-def _check(name: str, vit: nn.Module) -> None:
+def _check(name: str, vit: Any) -> None:
     if not isinstance(vit, VisionTransformer | Eva):
         raise _unfit(name, f"it is a {type(vit).__name__}")
     kinds = {type(block) for block in vit.blocks} - {Block, EvaBlock}

@@ -33,7 +33,8 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
     Shape legend: B images, P prefix tokens (cls + registers), N patches = h * w, C channels.
 
     Args:
-        vit (nn.Module): timm's module, made with ``dynamic_img_size=True`` and no classifier.
+        vit (VisionTransformer | Eva): timm's module, made with ``dynamic_img_size=True`` and no
+            classifier.
         num_joint_blocks (int): How many last blocks are left for the head to run.
         pretrained (str, optional): Weights to load in :meth:`init_weights`: a path, an
             ``http(s)://`` or ``file://`` URL (with ``#sha256=<hex>`` to have it checked),
@@ -51,7 +52,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
 
     def __init__(
         self,
-        vit: nn.Module,
+        vit: Any,
         *,
         num_joint_blocks: int,
         pretrained: str | None = None,
@@ -67,7 +68,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
                 f"Both pretrained={pretrained!r} and init_cfg={init_cfg!r} are given. Keep one: "
                 "pretrained understands Meta's, timm's and transformers' files."
             )
-        self.vit = vit
+        self.vit: Any = vit
         self.embed_dims: int = vit.embed_dim
         self.depth = len(vit.blocks)
         self.num_heads: int = vit.blocks[0].attn.num_heads
@@ -103,7 +104,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         rope = self._rope(grid, tokens.device)
         split = self.depth - self.num_joint_blocks
         for index, block in enumerate(self.vit.blocks[:split]):
-            inputs = {} if rope is None else {"rope": rope}
+            inputs: dict[str, Any] = {} if rope is None else {"rope": rope}
             if self.with_cp and self.training and index >= self.num_frozen_blocks:
                 tokens = checkpoint(block, tokens, use_reentrant=False, **inputs)
             else:
@@ -164,7 +165,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         rope = getattr(self.vit, "rope", None)
         if rope is None:
             return None
-        if not isinstance(rope, RotaryEmbeddingDinoV3):
+        if not _is_dinov3_rope(rope):
             return self._tables.get(("rope", grid, device), lambda: rope.get_embed(shape=grid))
 
         def angles() -> Tensor:
@@ -254,7 +255,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
     def _check_rescale(self, rope_rescale: float | None) -> float | None:
         if rope_rescale is None:
             return None
-        if not isinstance(getattr(self.vit, "rope", None), RotaryEmbeddingDinoV3):
+        if not _is_dinov3_rope(getattr(self.vit, "rope", None)):
             raise ValueError(
                 f"rope_rescale={rope_rescale} needs DINOv3's rotary positions, which "
                 f"{type(self).__name__} does not have here. Leave it None."
@@ -270,7 +271,21 @@ def padded_size(image_size: int | tuple[int, int], patch_size: int) -> tuple[int
     return height + -height % patch_size, width + -width % patch_size
 
 
-def _square_patch(vit: nn.Module) -> int:
+def _is_dinov3_rope(rope: Any) -> bool:
+    """Whether `rope_angles` and `rope_table` give the table of timm's module ``rope``."""
+    return (
+        isinstance(rope, RotaryEmbeddingDinoV3)
+        and rope.temperature is not None
+        and rope.min_period is None
+        and rope.max_period is None
+        and rope.normalize_coords == "separate"
+        and rope.grid_offset == 0
+        and rope.grid_indexing == "ij"
+        and rope.rotate_half
+    )
+
+
+def _square_patch(vit: Any) -> int:
     if not isinstance(vit.patch_embed, PatchEmbed):
         raise ValueError(
             f"The patch embedding {type(vit.patch_embed).__name__} of {type(vit).__name__} is not "
