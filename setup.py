@@ -68,6 +68,7 @@ EXTRAS = {
         "ruff>=0.17,<0.18",
         # 4.57: first with EoMT on DINOv3, the independent implementation in the parity tests.
         "transformers>=4.57",
+        "types-PyYAML",
     ],
 }
 
