@@ -1,0 +1,155 @@
+"""Finding images and their masks, and what can be known about them from names and headers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from mmseg_eomt.datasets.data_description import ImageMaskFolders
+from mmseg_eomt.datasets.image_files import IMAGE_SUFFIXES, MASK_SUFFIX, image_size
+
+_SHOWN = 5
+_THREADS = 8  # headers are waited for, not computed
+
+
+class FilePair(NamedTuple):
+    """An image and its mask."""
+
+    image: str
+    mask: str
+
+
+def find_pairs(folders: ImageMaskFolders) -> list[FilePair]:
+    """Pairs the images of a folder, nested ones included, with the masks of equal stem.
+
+    Args:
+        folders (ImageMaskFolders): Where to look.
+
+    Returns:
+        list[FilePair]: Sorted by name.
+
+    Raises:
+        FileNotFoundError: If there is no image, or an image or a mask lacks its partner.
+        ValueError: If two images have the same stem.
+    """
+    images, other_images = _by_stem(folders.images, IMAGE_SUFFIXES)
+    masks, other_masks = _by_stem(folders.masks, (MASK_SUFFIX,))
+    if not images:
+        found = f"; it holds {_suffixes(other_images)}" if other_images else "; it is empty"
+        raise FileNotFoundError(
+            f"{folders.images}: no images{found}. Images end in {', '.join(IMAGE_SUFFIXES)}. "
+            "Correct the path or convert the files."
+        )
+    # In a folder that holds images and masks side by side every PNG mask is an image, too.
+    for stem, paths in images.items():
+        if len(paths) > 1:
+            raise ValueError(
+                f"{folders.images}: {len(paths)} images have the stem {stem!r} "
+                f"({', '.join(os.path.basename(path) for path in paths)}), so their mask is not "
+                "unique. Rename or remove all but one."
+            )
+    without_mask = [paths[0] for stem, paths in images.items() if stem not in masks]
+    if without_mask:
+        hint = ""
+        if other_masks:
+            hint = f" The folder also holds {_suffixes(other_masks)}, but masks must be PNG."
+        raise FileNotFoundError(
+            f"{len(without_mask)} of {len(images)} images in {folders.images} have no mask "
+            f"{{stem}}{MASK_SUFFIX} in {folders.masks}: {_list(without_mask, folders.images)}."
+            f"{hint} Add the masks or remove the images."
+        )
+    without_image = [paths[0] for stem, paths in masks.items() if stem not in images]
+    if without_image:
+        raise FileNotFoundError(
+            f"{len(without_image)} of {len(masks)} masks in {folders.masks} have no image of the "
+            f"same stem in {folders.images}: {_list(without_image, folders.masks)}. Add the "
+            "images or remove the masks."
+        )
+    return [FilePair(images[stem][0], masks[stem][0]) for stem in sorted(images)]
+
+
+def check_headers(pairs: Sequence[FilePair]) -> None:
+    """Compares the sizes of images and masks by their headers; no pixel is decoded.
+
+    Raises:
+        ValueError: If a file is unreadable or sizes differ; lists up to 5 files and the count.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        faults = [fault for fault in pool.map(_header_fault, pairs) if fault]
+    if faults:
+        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise ValueError(
+            f"{len(faults)} of {len(pairs)} pairs of image and mask cannot be used:\n"
+            + "\n".join(faults[:_SHOWN])
+            + more
+        )
+
+
+def every_nth(pairs: Sequence[FilePair], count: int) -> list[FilePair]:
+    """At most ``count`` pairs, spread evenly."""
+    count = min(count, len(pairs))
+    return [pairs[position * len(pairs) // count] for position in range(count)]
+
+
+def collect_faults(check: Callable[[FilePair], None], pairs: Iterable[FilePair]) -> list[str]:
+    """The messages of the `ValueError` and `OSError` that ``check`` raises."""
+    faults = []
+    for pair in pairs:
+        try:
+            check(pair)
+        except (ValueError, OSError) as error:
+            faults.append(str(error))
+    return faults
+
+
+def _header_fault(pair: FilePair) -> str:
+    try:
+        image, mask = image_size(pair.image), image_size(pair.mask)
+    except (ValueError, OSError) as error:
+        return str(error)
+    if image == mask:
+        return ""
+    hint = ""
+    if image == mask[::-1]:
+        hint = " (width and height exchanged: does the image carry an EXIF orientation?)"
+    return (
+        f"{pair.mask}: the mask is {mask[0]}x{mask[1]} (width x height) but its image "
+        f"{pair.image} is {image[0]}x{image[1]}{hint}. They must be equal: resize the mask "
+        "with nearest neighbour, or pair the right files."
+    )
+
+
+def _by_stem(folder: Path, suffixes: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Files by their path below ``folder`` without suffix, and the files of other suffixes."""
+    chosen: dict[str, list[str]] = {}
+    others = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.startswith("."):  # .DS_Store, ._shadow files of macOS
+                continue
+            path = os.path.join(parent, name)
+            stem, suffix = os.path.splitext(path)
+            if suffix.lower() in suffixes:
+                key = Path(os.path.relpath(stem, folder)).as_posix()
+                chosen.setdefault(key, []).append(path)
+            else:
+                others.append(path)
+    return chosen, others
+
+
+def _list(paths: Sequence[str], folder: Path) -> str:
+    names = [os.path.relpath(path, folder) for path in paths[:_SHOWN]]
+    more = f", ... ({len(paths)} in all)" if len(paths) > _SHOWN else ""
+    return ", ".join(names) + more
+
+
+def _suffixes(paths: Sequence[str]) -> str:
+    counts: dict[str, int] = {}
+    for path in paths:
+        suffix = os.path.splitext(path)[1] or "no suffix"
+        counts[suffix] = counts.get(suffix, 0) + 1
+    return ", ".join(f"{count} files with {suffix}" for suffix, count in sorted(counts.items()))

@@ -1,0 +1,58 @@
+"""Reading the files of a `FolderSegDataset`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+
+from mmseg_eomt.datasets.image_files import read_image, read_mask
+
+
+@TRANSFORMS.register_module()
+class LoadFolderImage(BaseTransform):  # type: ignore[misc]
+    """Reads ``img_path`` as ``uint8 [H, W, 3]`` BGR; the rules are those of `read_image`.
+
+    Sets ``img``, ``img_shape`` and ``ori_shape`` (both ``(H, W)``).
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Reads the image."""
+        image = read_image(results["img_path"])
+        results["img"] = image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class LoadFolderAnnotations(BaseTransform):  # type: ignore[misc]
+    """Reads ``seg_map_path`` and maps its values to internal class ids.
+
+    Needs ``label_table``, which `FolderSegDataset` provides. Sets ``gt_seg_map``
+    ``uint8 [H, W]``, 255 where unlabelled. Comes after the image and before any resizing.
+
+    Raises:
+        ValueError: If the mask is unreadable, holds an unknown value or differs from the image
+            in size.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Reads the mask."""
+        path = results["seg_map_path"]
+        if "label_table" not in results:
+            raise ValueError(
+                f"{path}: LoadFolderAnnotations reads the masks of a FolderSegDataset only. Use "
+                "LoadAnnotations for other datasets."
+            )
+        mask = read_mask(path)
+        shape = results.get("ori_shape")
+        if shape is not None and tuple(shape) != mask.shape:
+            raise ValueError(
+                f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} (width x height) but its "
+                f"image {results['img_path']} is {shape[1]}x{shape[0]} when shown. They must be "
+                "equal: resize or turn the mask, or pair the right files."
+            )
+        results["gt_seg_map"] = results["label_table"](mask, path)
+        results.setdefault("seg_fields", []).append("gt_seg_map")
+        return results

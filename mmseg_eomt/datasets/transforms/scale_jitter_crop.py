@@ -1,0 +1,94 @@
+"""Scale jitter, padding and random crop in one step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+from numpy.typing import NDArray
+
+from mmseg_eomt.datasets.label_table import IGNORED
+from mmseg_eomt.datasets.transforms.resampling import resize_labels_region, resize_region
+
+
+@TRANSFORMS.register_module()
+class ScaleJitterCrop(BaseTransform):  # type: ignore[misc]
+    """Scales with the aspect kept, pads right and bottom, and crops to a fixed size.
+
+    With crop ``(H, W)`` and image ``(h, w)`` the factor is ``min(H/h, W/w) * s``, s uniform in
+    ``scale``: at s = 1 the image just fits inside the crop. The image is padded with 0 (before
+    normalisation, so not with the mean), labels with 255. A crop without any labelled pixel is
+    redrawn, scale and place, at most ``max_tries`` times; then the last one is kept.
+
+    Source: tue-mps/eomt @7bd19dd, datasets/transforms.py (ScaleJitter, pad, RandomCrop); there
+    the colour jitter and flip are redrawn as well, and without limit. Only what the crop needs
+    is resized: the image to 1 grey level, the labels exactly as if the whole had been.
+
+    Args:
+        size (int | tuple[int, int]): Crop size, ``(height, width)``.
+        scale (tuple[float, float]): Range of s. Defaults to (0.5, 2.0).
+        max_tries (int): Most draws per sample. Defaults to 20.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        *,
+        scale: tuple[float, float] = (0.5, 2.0),
+        max_tries: int = 20,
+    ) -> None:
+        self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        if min(self.size) < 1:
+            raise ValueError(f"ScaleJitterCrop: size is {size}; allowed are sizes of 1 and more.")
+        self.scale = (float(scale[0]), float(scale[1]))
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"ScaleJitterCrop: scale is {scale}; allowed is 0 < low <= high.")
+        if max_tries < 1:
+            raise ValueError(f"ScaleJitterCrop: max_tries is {max_tries}; allowed are 1 and more.")
+        self.max_tries = max_tries
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Crops ``img`` ``[h, w, C]`` and the maps named in ``seg_fields`` to ``size``."""
+        image = results["img"]
+        fields = results.get("seg_fields", [])
+        for _ in range(self.max_tries):
+            scaled, region = self._draw(image.shape[0], image.shape[1])
+            maps = {
+                key: self._pad(resize_labels_region(results[key], scaled, **region), IGNORED)
+                for key in fields
+            }
+            labels = maps.get("gt_seg_map")
+            if labels is None or bool((labels != IGNORED).any()):
+                break
+        results.update(maps)
+        results["scale_factor"] = (scaled[1] / image.shape[1], scaled[0] / image.shape[0])
+        results["img"] = self._pad(resize_region(image, scaled, **region), 0)
+        results["img_shape"] = results["pad_shape"] = self.size
+        results["keep_ratio"] = True
+        return results
+
+    def _draw(self, rows: int, cols: int) -> tuple[tuple[int, int], dict[str, int]]:
+        """Size of the whole scaled image, and the region of it that the crop shows."""
+        height, width = self.size
+        factor = min(height / rows, width / cols) * np.random.uniform(*self.scale)
+        scaled = (max(1, int(rows * factor)), max(1, int(cols * factor)))
+        region = {
+            "top": np.random.randint(0, max(0, scaled[0] - height) + 1),
+            "left": np.random.randint(0, max(0, scaled[1] - width) + 1),
+            "height": min(height, scaled[0]),
+            "width": min(width, scaled[1]),
+        }
+        return scaled, region
+
+    def _pad(self, array: NDArray[Any], value: int) -> NDArray[Any]:
+        rows, cols = array.shape[:2]
+        if (rows, cols) == self.size:
+            return array
+        padded = np.full((*self.size, *array.shape[2:]), value, dtype=array.dtype)
+        padded[:rows, :cols] = array
+        return padded
+
+    def __repr__(self) -> str:
+        return f"ScaleJitterCrop(size={self.size}, scale={self.scale}, max_tries={self.max_tries})"
