@@ -1,0 +1,16 @@
+"""EoMT with DINOv2 ViT-g/14 on Cityscapes: 1024x1024 crops, 107 epochs, 200 queries.
+
+Published mIoU: none for this model and data.
+"""
+
+_base_ = [
+    "../_base_/models/eomt_dinov2.py",
+    "../_base_/datasets/cityscapes.py",
+    "../_base_/schedules/eomt_cityscapes_107e.py",
+    "../_base_/default_runtime.py",
+]
+
+model = dict(
+    backbone=dict(arch="vitg14", image_size=_base_.crop_size), decode_head=dict(num_queries=200)
+)
+train_dataloader = dict(batch_size=1)
