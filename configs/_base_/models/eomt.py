@@ -1,4 +1,4 @@
-"""EoMT on a DINOv3 ViT; a config changes ``arch``, ``type`` and ``num_queries``.
+"""EoMT on a DINOv3 ViT. A config adds ``arch``, and ``num_queries`` where it is not 100.
 
 Numbers are those of the official code (models/eomt.py, training/mask_classification_loss.py of
 tue-mps/eomt) unless a comment says otherwise.
@@ -19,7 +19,6 @@ model = dict(
     ),
     backbone=dict(
         type="DINOv3",
-        arch="vits16",
         # Released weights under timm's name of the architecture. A file or URL of Meta's, timm's
         # or transformers' layout is given by
         #     --cfg-options model.backbone.pretrained=/path/to/dinov3_vits16.pth

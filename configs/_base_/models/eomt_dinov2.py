@@ -9,4 +9,4 @@ The native patch needs a crop that 14 divides, such as 518 (LightlyTrain's choic
 
 _base_ = "./eomt.py"
 
-model = dict(backbone=dict(type="DINOv2", arch="vits14", patch_size=16))
+model = dict(backbone=dict(type="DINOv2", patch_size=16))
