@@ -47,6 +47,7 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
         self.interval = interval
         self._record = StepRecord()
         self._every = interval or DEFAULT_INTERVAL
+        self._logger: LoggerHook | None = None
 
     def before_train(self, runner: Any) -> None:
         """Finds the logging interval."""
@@ -55,6 +56,7 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
         for logger in loggers:
             # A run shorter than the interval would end without a single log line.
             logger.interval = min(logger.interval, runner.max_iters)
+        self._logger = loggers[0] if loggers else None
         self._every = self.interval or (loggers[0].interval if loggers else DEFAULT_INTERVAL)
         self._record = StepRecord()
 
@@ -81,15 +83,20 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
         if values:
             self._record.add(runner.iter, values, image_paths(data_batch))
         done = runner.iter + 1
-        # The logger also writes at the end of a pass over a short training set.
-        ends_pass = self.end_of_epoch(runner.train_dataloader, batch_idx)
-        if done % self._every == 0 or done == runner.max_iters or ends_pass:
+        if done % self._every == 0 or done == runner.max_iters or self._ends_short_pass(runner):
             self._log(runner)
 
     def after_train(self, runner: Any) -> None:
         """Checks the steps after the last log line, if training was stopped early."""
         self._record.flush(must_be_finite=self._checked(runner))
         super().after_train(runner)
+
+    def _ends_short_pass(self, runner: Any) -> bool:
+        """Whether the logger writes a line of its own, after a first pass over few batches."""
+        batches = len(runner.train_dataloader)
+        if self._logger is None or runner.iter + 1 != batches:
+            return False
+        return not self._logger.ignore_last or batches <= self._logger.interval
 
     def _log(self, runner: Any) -> None:
         hub = runner.message_hub

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toys import ToySegmentor
+from tests.engine.engine_toys import ToySegmentor
 from torch import nn
 
 from mmseg_eomt.engine.optimizers import LayerDecayOptimWrapperConstructor

@@ -1,8 +1,0 @@
-"""Makes ``engine_toys`` importable for the tests of the engine."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
