@@ -24,6 +24,8 @@ model = dict(
         #     --cfg-options model.backbone.pretrained=/path/to/dinov3_vits16.pth
         # and from scratch is model.backbone.pretrained=None.
         pretrained="timm",
+        # rope_rescale stays None: DINOv3's random scale of positions was most likely off in the
+        # official training (transformers loads models in eval mode). LightlyTrain has it on (2.0).
         image_size=512,
     ),
     decode_head=dict(

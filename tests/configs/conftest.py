@@ -1,0 +1,67 @@
+"""Configs with the number of classes set, and their models on the meta device."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, MODELS
+
+from mmseg_eomt.models.losses import MaskClassificationLoss
+from tests.configs.published import ROOT
+
+FOLDER_CLASSES = 11
+
+
+@functools.cache
+def read(name: str) -> Config:
+    return Config.fromfile(ROOT / "eomt" / f"{name}.py")
+
+
+def classes_of(cfg: Config) -> int:
+    """As many classes as the dataset has; those of a folder follow from its description."""
+    dataset_type = cfg.train_dataloader.dataset.type
+    if dataset_type == "FolderSegDataset":
+        return FOLDER_CLASSES
+    return len(DATASETS.get(dataset_type).METAINFO["classes"])
+
+
+@functools.cache
+def meta_model(name: str) -> Any:
+    cfg = copy.deepcopy(read(name))
+    cfg.model.decode_head.num_classes = classes_of(cfg)
+    with pytest.MonkeyPatch.context() as patch:
+        # The loss reads its class weights back at construction, which the meta device cannot.
+        make: Callable[..., None] = MaskClassificationLoss.__init__
+
+        def on_cpu(self: Any, *args: Any, **kwargs: Any) -> None:
+            with torch.device("cpu"):
+                make(self, *args, **kwargs)
+
+        patch.setattr(MaskClassificationLoss, "__init__", on_cpu)
+        with torch.device("meta"):
+            return MODELS.build(cfg.model)
+
+
+@pytest.fixture(autouse=True)
+def mmseg_scope() -> None:
+    """Types are looked up as the runner does."""
+    init_default_scope("mmseg")
+
+
+@pytest.fixture
+def cfg(name: str) -> Config:
+    """The config called ``name``."""
+    return copy.deepcopy(read(name))
+
+
+@pytest.fixture
+def model(name: str) -> Any:
+    """The model of the config called ``name``, without memory."""
+    return meta_model(name)
