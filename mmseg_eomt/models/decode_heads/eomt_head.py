@@ -144,6 +144,11 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         """Sets the loss denominators ``[2]`` shared by the micro-batches of this step."""
         self._totals = totals
 
+    def count_targets(self, labels: Tensor) -> Tensor:
+        """Loss denominators ``[2]`` that ``labels [B, H, W]`` stand for, additive over images."""
+        counts: Tensor = self.loss_decode.count_targets(labels, num_queries=self.num_queries)
+        return counts
+
     # --- predictions -----------------------------------------------------------------------
 
     def forward(self, state: EncoderState) -> Prediction:

@@ -6,14 +6,16 @@ tokens, C channels, M attention heads, D = C / M.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers import apply_rot_embed_cat
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def run_joint_block(
-    block: nn.Module,
+    block: Any,
     tokens: Tensor,
     *,
     num_queries: int,
@@ -51,19 +53,21 @@ def run_joint_block(
     )
     if hasattr(block, "ls1"):
         tokens = tokens + block.drop_path1(block.ls1(attended))
-        return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
-    if hasattr(block, "gamma_1"):
+        hidden: Tensor = block.ls2(block.mlp(block.norm2(tokens)))
+    elif hasattr(block, "gamma_1"):
         tokens = tokens + block.drop_path1(_scaled(attended, block.gamma_1))
-        hidden = block.mlp(block.norm2(tokens))
-        return tokens + block.drop_path2(_scaled(hidden, block.gamma_2))
-    raise TypeError(
-        f"{type(block).__name__} is no block that EoMT can join queries to: expected timm's "
-        "Block (VisionTransformer) or EvaBlock (Eva). Use a backbone of one of these families."
-    )
+        hidden = _scaled(block.mlp(block.norm2(tokens)), block.gamma_2)
+    else:
+        raise TypeError(
+            f"{type(block).__name__} is no block that EoMT can join queries to: expected timm's "
+            "Block (VisionTransformer) or EvaBlock (Eva). Use a backbone of one of these families."
+        )
+    joined: Tensor = tokens + block.drop_path2(hidden)
+    return joined
 
 
 def joint_attention(
-    attention: nn.Module,
+    attention: Any,
     tokens: Tensor,
     *,
     num_queries: int,
@@ -106,7 +110,7 @@ def joint_attention(
     return output
 
 
-def _project(attention: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Projects ``tokens [B, T, C]`` to query, key and value, ``[B, M, T, D]`` each."""
     batch, length, _ = tokens.shape
     heads = attention.num_heads

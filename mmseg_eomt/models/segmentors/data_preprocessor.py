@@ -1,30 +1,61 @@
-"""Normalisation of images that may differ in size when testing."""
+"""Normalisation of images on the device, whatever their sizes.
+
+Shape legend: B images, C channels, H/W pixels.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.registry import MODELS
+from torch import Tensor
 
 
 @MODELS.register_module()
 class EoMTDataPreProcessor(SegDataPreProcessor):  # type: ignore[misc]
-    """mmseg's ``SegDataPreProcessor``, which also takes test images of different sizes.
+    """mmseg's ``SegDataPreProcessor`` for crops of any size and test images of different sizes.
 
-    In testing ``inputs`` is a list of normalised images ``[C, H, W]``; nothing is padded, so
-    windows can be cut from the images themselves. In training it is mmseg's, unchanged.
+    Images cross to the device as uint8 and are normalised there. In training those smaller than
+    the largest of the batch are padded at the right and bottom, with the mean colour and the
+    label ``seg_pad_val``. In testing ``inputs`` becomes a list of images ``[C, H, W]`` and nothing
+    is padded, so windows can be cut from the images themselves.
+
+    Args: as mmseg's; ``size`` and ``size_divisor`` are not needed.
     """
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Moves images to the device, reorders channels and normalises there."""
-        if training:
+        """Normalises ``inputs`` (list of ``[C, H, W]`` or ``[B, C, H, W]``)."""
+        if training and (self.size is not None or self.size_divisor is not None):
             result: dict[str, Any] = super().forward(data, training)
             return result
         data = self.cast_data(data)
-        images = []
-        for image in data["inputs"]:
-            image = image.flip(0) if self.channel_conversion and image.size(0) == 3 else image
-            image = image.float()
-            images.append((image - self.mean) / self.std if self._enable_normalize else image)
-        return dict(inputs=images, data_samples=data.get("data_samples"))
+        images, samples = list(data["inputs"]), data.get("data_samples")
+        if not training:
+            return {"inputs": [self._normalise(image) for image in images], "data_samples": samples}
+        height = max(image.shape[-2] for image in images)
+        width = max(image.shape[-1] for image in images)
+        if all(image.shape[-2:] == (height, width) for image in images):
+            inputs = self._normalise(torch.stack(images))
+        else:
+            inputs = torch.stack([_pad(self._normalise(i), height, width, 0) for i in images])
+            for sample in samples or ():
+                labels = sample.gt_sem_seg.data
+                del sample.gt_sem_seg.data
+                sample.gt_sem_seg.data = _pad(labels, height, width, self.seg_pad_val)
+        if self.batch_augments is not None:
+            inputs, samples = self.batch_augments(inputs, samples)
+        return {"inputs": inputs, "data_samples": samples}
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """Reorders and normalises ``[..., C, H, W]``."""
+        if self.channel_conversion and images.shape[-3] == 3:
+            images = images.flip(-3)
+        images = images.float()
+        return (images - self.mean) / self.std if self._enable_normalize else images
+
+
+def _pad(image: Tensor, height: int, width: int, value: float) -> Tensor:
+    return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), value=value)

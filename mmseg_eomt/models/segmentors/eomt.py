@@ -55,9 +55,16 @@ class EoMTSegmentor(EncoderDecoder):  # type: ignore[misc]
         test_cfg: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("data_preprocessor", {"type": "EoMTDataPreProcessor"})
+        # mmengine would look the name up in its root registry, which does not know mmseg's.
+        preprocessor = kwargs.pop("data_preprocessor", None) or {}
+        if isinstance(preprocessor, dict):
+            preprocessor = MODELS.build({"type": "EoMTDataPreProcessor", **preprocessor})
         super().__init__(
-            backbone=backbone, decode_head=decode_head, test_cfg=_checked(test_cfg), **kwargs
+            backbone=backbone,
+            decode_head=decode_head,
+            test_cfg=_checked(test_cfg),
+            data_preprocessor=preprocessor,
+            **kwargs,
         )
 
     def _init_decode_head(self, decode_head: dict[str, Any]) -> None:
@@ -74,7 +81,7 @@ class EoMTSegmentor(EncoderDecoder):  # type: ignore[misc]
         totals = torch.zeros(2)
         for batch in batches:
             labels = torch.stack([s.gt_sem_seg.data for s in batch["data_samples"]]).squeeze(1)
-            totals += self.decode_head.loss_decode.count_targets(labels)
+            totals += self.decode_head.count_targets(labels)
         totals = (totals / len(batches)).to(self.data_preprocessor.device)
         all_reduce(totals, op="mean")
         self.decode_head.set_totals(totals)

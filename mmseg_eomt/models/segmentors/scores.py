@@ -121,7 +121,7 @@ def _window_rows(view: View, index: int, first: int, last: int) -> Tensor:
     logits = _interpolate_rows(masks, upper, lower, weight)
     logits = _interpolate_columns(logits, view.padded[1])[..., : view.window[1]]
     scores = view.classes[index].float() @ logits.sigmoid().flatten(1)
-    return scores.unflatten(1, (last - first, view.window[1]))
+    return scores.view(-1, last - first, view.window[1])
 
 
 def _coverage(view: View, first: int, last: int, device: torch.device) -> Tensor:
