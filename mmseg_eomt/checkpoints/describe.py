@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from mmseg_eomt.checkpoints.header import BACKBONE_TYPES, ModelHeader
+from mmseg_eomt.datasets.palette import default_palette
 
 VERSIONED_PACKAGES = ("mmseg_eomt", "torch", "timm", "mmsegmentation", "mmengine")
 
@@ -65,7 +66,7 @@ def header_from_config(
         bgr_to_rgb=bool(preprocessor.get("bgr_to_rgb", False)),
         ignore_index=int(head.ignore_index),
         test_mode=str(test_cfg.get("mode", "window")),
-        short_side=_short_side(cfg),
+        test_size=_test_size(cfg),
         window_size=None if window is None else _pair(window),
         backbone_args={
             key: plain(backbone_cfg[key])
@@ -83,18 +84,6 @@ def unwrap(model: nn.Module) -> nn.Module:
     ):
         model = model.module  # type: ignore[assignment]
     return model
-
-
-def default_palette(count: int) -> list[list[int]]:
-    """Return `count` RGB colours, the PASCAL VOC bit pattern from colour 1 on."""
-    palette = []
-    for index in range(1, count + 1):
-        colour = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                colour[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-        palette.append(colour)
-    return palette
 
 
 def package_versions() -> dict[str, str]:
@@ -129,13 +118,13 @@ def _per_channel(value: Any, count: int, *, default: float) -> tuple[float, ...]
     return tuple(float(item) for item in value)
 
 
-def _short_side(cfg: Mapping[str, Any]) -> int | None:
+def _test_size(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
     """Find the resize rule of the test pipeline; None where it keeps the size."""
     for name in ("test_dataloader", "val_dataloader"):
         loader = cfg.get(name)
         if loader:
             for step in loader["dataset"].get("pipeline") or ():
                 if str(step["type"]).rsplit(".", 1)[-1] == "ResizeShortSide":
-                    return int(step["size"])
+                    return _pair(step["size"])
             return None
     return None

@@ -43,7 +43,8 @@ class ModelHeader:
         bgr_to_rgb: Whether images are read as BGR and reordered before normalisation.
         ignore_index: Label that is in no class.
         test_mode: 'window' (square windows along the long side) or 'whole'.
-        short_side: Length in pixels of the short side at inference; None keeps the size.
+        test_size: (height, width) that a resized image just covers at inference: for a square its
+            side is the image's short side. None keeps the size.
         window_size: (height, width) of a window; None takes squares of the short side.
         backbone_args: Further plain arguments of the backbone ('registers', 'model_kwargs').
         versions: Versions of the packages that wrote the file (for people, never checked).
@@ -66,7 +67,7 @@ class ModelHeader:
     bgr_to_rgb: bool = True
     ignore_index: int = 255
     test_mode: str = "window"
-    short_side: int | None = None
+    test_size: tuple[int, int] | None = None
     window_size: tuple[int, int] | None = None
     backbone_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -126,6 +127,7 @@ class ModelHeader:
         for name in (
             "image_size",
             "window_size",
+            "test_size",
             "classes",
             "class_ids",
             "mean",
@@ -260,12 +262,14 @@ def _validate(header: ModelHeader) -> None:
         header.image_size,
         "two positive integers (height, width)",
     )
-    _require(
-        header.window_size is None or _is_size(header.window_size),
-        "window_size",
-        header.window_size,
-        "two positive integers (height, width) or null",
-    )
+    for name in ("window_size", "test_size"):
+        value = getattr(header, name)
+        _require(
+            value is None or _is_size(value),
+            name,
+            value,
+            "two positive integers (height, width) or null",
+        )
     _require(
         _all_of(header.classes, lambda name: isinstance(name, str)) and len(header.classes) > 0,
         "classes",
@@ -310,14 +314,6 @@ def _validate(header: ModelHeader) -> None:
         "test_mode",
         header.test_mode,
         ", ".join(TEST_MODES),
-    )
-    side = header.short_side
-    _require(
-        (side is None and header.test_mode == "whole")
-        or (isinstance(side, int) and _is_int(side) and side > 0),
-        "short_side",
-        side,
-        "a positive integer (or null for test_mode 'whole')",
     )
     for name in ("backbone_args", "versions"):
         mapping = getattr(header, name)

@@ -7,6 +7,7 @@ Reading never unpickles code: safetensors holds tensors only, and training check
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,16 +30,22 @@ __all__ = [
     "load_weights",
     "model_config",
     "read_header",
+    "read_training_notes",
     "read_weights",
     "save_weights",
 ]
 
 PathLike = Union[str, "os.PathLike[str]"]
+NOTES_KEY = "mmseg_eomt_training"
 _MAX_LISTED = 12
 
 
 def save_weights(
-    path: PathLike, model: nn.Module | Mapping[str, Tensor], header: ModelHeader
+    path: PathLike,
+    model: nn.Module | Mapping[str, Tensor],
+    header: ModelHeader,
+    *,
+    notes: str | None = None,
 ) -> None:
     """Write lean weights atomically: temporary file, fsync, rename.
 
@@ -46,6 +53,7 @@ def save_weights(
         path: Target, a `.safetensors` file.
         model: The model, or its state dict.
         header: What the file says about the model.
+        notes: JSON text about the training ('step', 'metrics'); for people and for a resume.
 
     Raises:
         OSError: If the file cannot be written; an older file at `path` stays as it was.
@@ -59,7 +67,10 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata={"format": "pt", HEADER_KEY: header.to_json()})
+        metadata = {"format": "pt", HEADER_KEY: header.to_json()}
+        if notes is not None:
+            metadata[NOTES_KEY] = notes
+        save_file(tensors, temporary, metadata=metadata)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -88,6 +99,23 @@ def read_header(path: PathLike) -> ModelHeader:
         return read_weights(path)[0]
     with _open_safetensors(path) as file:
         return _header_of(path, (file.metadata() or {}).get(HEADER_KEY))
+
+
+def read_training_notes(path: PathLike) -> dict[str, Any]:
+    """Read 'step' and 'metrics' that lean weights were exported with; {} where there are none.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
+    """
+    path = _existing_file(path)
+    with _open_safetensors(path) as file:
+        text = (file.metadata() or {}).get(NOTES_KEY)
+    try:
+        notes = json.loads(text or "{}")
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged training notes ({error}).") from error
+    return notes if isinstance(notes, dict) else {}
 
 
 def read_weights(path: PathLike) -> tuple[ModelHeader, dict[str, Tensor]]:

@@ -1,0 +1,25 @@
+"""The few calls a user makes: train, load a model, predict."""
+
+from __future__ import annotations
+
+from mmseg_eomt.apis.inference import (
+    SegmentationModel,
+    load_model,
+    load_model_from_checkpoint,
+)
+from mmseg_eomt.apis.names import MODEL_NAMES
+from mmseg_eomt.apis.resolve import ResolvedRun, resolve_config
+from mmseg_eomt.apis.start_from import StartFromHook, start_from
+from mmseg_eomt.apis.train import train_semantic_segmentation
+
+__all__ = [
+    "MODEL_NAMES",
+    "ResolvedRun",
+    "SegmentationModel",
+    "StartFromHook",
+    "load_model",
+    "load_model_from_checkpoint",
+    "resolve_config",
+    "start_from",
+    "train_semantic_segmentation",
+]

@@ -1,0 +1,227 @@
+"""Completes a config and checks it, before anything is built that takes time.
+
+What a config leaves open follows from the dataset: classes, their number, their ids. Whatever can
+be known to be wrong before the first step is one error here, with the mend.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+
+from mmseg_eomt.checkpoints.lean import read_header
+from mmseg_eomt.datasets.data_description import load_data
+from mmseg_eomt.engine.runner.batch_plan import BatchPlan, plan_batches
+
+LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
+TRAIN_SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A complete config and what was learnt on the way.
+
+    Attributes:
+        cfg: The config; the one given is not changed.
+        dataset_meta: 'classes', 'class_ids' and 'palette' of the dataset.
+        images: Number of images by split.
+        batches: How the global batch is spread.
+    """
+
+    cfg: Config
+    dataset_meta: dict[str, Any]
+    images: dict[str, int]
+    batches: BatchPlan | None
+
+
+def resolve_config(
+    cfg: Config,
+    *,
+    data: Any = None,
+    world_size: int = 1,
+    splits: tuple[str, ...] = TRAIN_SPLITS,
+) -> ResolvedRun:
+    """Complete and check a config.
+
+    Args:
+        cfg: An MMSegmentation config of this package.
+        data: Description of one's own folders (dict, or path of a YAML or JSON file) for all
+            dataloaders; None keeps the dataset of the config.
+        world_size: Number of processes of the run.
+        splits: The splits this run reads.
+
+    Raises:
+        FileNotFoundError: If a folder or file is missing.
+        ValueError: If something contradicts something else; the message says what to change.
+    """
+    cfg = copy.deepcopy(cfg)
+    init_default_scope(cfg.get("default_scope", "mmseg"))
+    if data is not None:
+        set_data(cfg, data)
+    datasets = {split: _build_dataset(cfg, split) for split in splits if _has(cfg, split)}
+    if "train" in splits and "train" not in datasets:
+        raise ValueError("the config has no train_dataloader; take one that trains.")
+    meta = _common_meta(datasets, cfg)
+    _set_num_classes(cfg, meta)
+    batches = None
+    if "train" in splits:
+        check_pretrained(cfg.model.backbone.get("pretrained"))
+        batches = plan_batches(
+            cfg.train_cfg.global_batch_size,
+            world_size=world_size,
+            batch_size=cfg.train_dataloader.batch_size,
+        )
+    images = {split: len(dataset) for split, dataset in datasets.items()}
+    return ResolvedRun(cfg=cfg, dataset_meta=meta, images=images, batches=batches)
+
+
+def set_data(cfg: Config, data: Any) -> None:
+    """Point every dataloader at one description of folders.
+
+    Raises:
+        FileNotFoundError: If the file or a folder is missing.
+        ValueError: If the description is wrong, or the config is for another dataset type.
+    """
+    description = load_data(data)
+    for split, name in LOADERS.items():
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        dataset = loader.dataset
+        if dataset.type != "FolderSegDataset":
+            raise ValueError(
+                f"--data (data=) describes one's own folders, but {name} of this config reads "
+                f"{dataset.type}: take a *_folder config, such as eomt/dinov3_vits16_folder.py."
+            )
+        dataset.data = description.as_dict()
+        if split == "test" and "test" not in description.splits:
+            dataset.split = "val"
+
+
+def check_pretrained(pretrained: Any) -> None:
+    """Check that a local pretrained backbone exists; names and URLs are checked when loaded.
+
+    Raises:
+        FileNotFoundError: If it is the path of a file that does not exist.
+    """
+    if not isinstance(pretrained, str) or _is_hub_name(pretrained):
+        return
+    url = urlsplit(pretrained)
+    if url.scheme in ("http", "https"):
+        return
+    path = Path(url.path if url.scheme == "file" else pretrained.split("#", 1)[0])
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no such backbone weights (model.backbone.pretrained, --backbone-weights). "
+            "Give a file, a URL, 'timm' for the released weights, or None to train from scratch."
+        )
+
+
+def check_same_classes(path: str | Path, meta: Mapping[str, Any]) -> None:
+    """Check that weights were trained for the classes of a dataset.
+
+    Raises:
+        ValueError: If the file names other classes.
+    """
+    classes = list(read_header(path).classes)
+    wanted = list(meta["classes"])
+    if classes != wanted:
+        raise ValueError(
+            f"{path}: trained for {_short(classes)}, but the dataset has {_short(wanted)}. Use the "
+            "data (or config) it was trained with; to train on other classes start from it with "
+            "--checkpoint."
+        )
+
+
+def _is_hub_name(name: str) -> bool:
+    return name == "timm" or name.startswith(("timm/", "hf-hub:"))
+
+
+def _has(cfg: Config, split: str) -> bool:
+    return bool(cfg.get(LOADERS[split]))
+
+
+def _build_dataset(cfg: Config, split: str) -> Any:
+    name = LOADERS[split]
+    dataset_cfg = cfg[name].dataset
+    if dataset_cfg.get("type") == "FolderSegDataset" and not dataset_cfg.get("data"):
+        raise ValueError(
+            f"{name} has no data: this config is for one's own folders. Say which with "
+            "--data DATA.yaml (data= in Python)."
+        )
+    _check_folders(name, dataset_cfg)
+    dataset = DATASETS.build(copy.deepcopy(dataset_cfg))
+    if len(dataset) == 0:
+        raise ValueError(
+            f"the {split} set ({name}, {dataset_cfg.get('type')}) has no images. Check its folders"
+            f" and file endings: {_places(dataset_cfg)}."
+        )
+    return dataset
+
+
+def _check_folders(name: str, dataset_cfg: Mapping[str, Any]) -> None:
+    """MMSegmentation's datasets take a missing folder for an empty one."""
+    root = Path(dataset_cfg.get("data_root") or "")
+    for key, prefix in (dataset_cfg.get("data_prefix") or {}).items():
+        if prefix and not (root / prefix).is_dir():
+            raise FileNotFoundError(
+                f"{root / prefix}: no such folder ({name}.dataset.data_prefix.{key}). Put the "
+                f"dataset there, or set {name}.dataset.data_root."
+            )
+
+
+def _places(dataset_cfg: Mapping[str, Any]) -> str:
+    root = Path(dataset_cfg.get("data_root") or "")
+    prefixes = [str(root / prefix) for prefix in (dataset_cfg.get("data_prefix") or {}).values()]
+    if prefixes:
+        return ", ".join(prefixes)
+    pairs = (dataset_cfg.get("data") or {}).get(dataset_cfg.get("split", "train"))
+    return ", ".join(str(pair["images"]) for pair in pairs or ()) or str(root)
+
+
+def _common_meta(datasets: Mapping[str, Any], cfg: Config) -> dict[str, Any]:
+    """Meta information that all splits share."""
+    first: dict[str, Any] | None = None
+    for split, dataset in datasets.items():
+        meta = dict(dataset.metainfo)
+        if not meta.get("classes"):
+            raise ValueError(
+                f"the dataset of {LOADERS[split]} ({type(dataset).__name__}) has no class names: "
+                "give them in dataset.metainfo=dict(classes=[...], palette=[...])."
+            )
+        if first is None:
+            first = meta
+        elif list(first["classes"]) != list(meta["classes"]):
+            raise ValueError(
+                f"the {split} set has {_short(meta['classes'])}, the first one has "
+                f"{_short(first['classes'])}: all splits need the same classes in one order."
+            )
+    if first is None:
+        raise ValueError("the config has no dataloader that this tool could read.")
+    return first
+
+
+def _set_num_classes(cfg: Config, meta: Mapping[str, Any]) -> None:
+    head = cfg.model.decode_head
+    found, given = len(meta["classes"]), head.get("num_classes")
+    if given not in (None, found):
+        raise ValueError(
+            f"model.decode_head.num_classes is {given}, but the dataset has {found} classes "
+            f"({_short(meta['classes'])}): leave num_classes at None, or take the config of this "
+            "dataset."
+        )
+    head.num_classes = found
+
+
+def _short(classes: Any) -> str:
+    names = [str(name) for name in classes]
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return f"{len(names)} classes ({shown})"

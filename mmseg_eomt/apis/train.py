@@ -1,0 +1,165 @@
+"""Training from Python: one call, and the run of the config of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmseg_eomt.apis import arguments
+from mmseg_eomt.apis.launch import launch_training
+from mmseg_eomt.apis.names import load_model_config
+from mmseg_eomt.apis.resolve import ResolvedRun
+from mmseg_eomt.apis.run import prepare_folder, prepare_training, run_training
+from mmseg_eomt.datasets.data_description import load_data
+
+
+def train_semantic_segmentation(
+    *,
+    out: str | Path,
+    data: Mapping[str, Any] | str | Path,
+    model: str = "dinov3/vits16-eomt",
+    steps: int | None = None,
+    batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    num_workers: int | None = None,
+    devices: int | str = "auto",
+    precision: str | None = None,
+    seed: int | None = None,
+    checkpoint: str | Path | None = None,
+    reuse_class_head: bool = False,
+    model_args: Mapping[str, Any] | None = None,
+    transform_args: Mapping[str, Any] | None = None,
+    logger_args: Mapping[str, Any] | None = None,
+    save_checkpoint_args: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Train EoMT on one's own images and masks.
+
+    None stands for the value of the model's config, `configs/eomt/*_folder.py`; the call and
+    `tools/train.py` with that config make the same run.
+
+    Args:
+        out: Folder of the run: checkpoints, `exported/best.safetensors` and
+            `exported/last.safetensors`, TensorBoard events, pictures, `train.log`.
+        data: Folders and classes, a dict or the path of a YAML or JSON file, see
+            `mmseg_eomt.datasets.data_description`.
+        model: One of `mmseg_eomt.apis.MODEL_NAMES`.
+        steps: Optimiser steps.
+        batch_size: Images per optimiser step, over all devices.
+        micro_batch_size: The most images that one device takes at once; the rest is accumulated.
+        num_workers: Loader processes per device.
+        devices: Number of GPUs (without CUDA: of processes), or 'auto' for all GPUs.
+        precision: 'auto', 'fp32', 'bf16' or 'fp16'.
+        seed: Of weights, order and augmentation.
+        checkpoint: Weights of another task to start from, see `start_from`.
+        reuse_class_head: Take the class head of `checkpoint` over; needs the same classes.
+        model_args: Of model, loss and optimiser, see `arguments.MODEL_ARGS`.
+        transform_args: `image_size` (int or (height, width)), `normalize` (dict(mean, std) for
+            values from 0 to 1), `color_jitter`, `scale_jitter`, `random_flip` (None switches one
+            off), `val` (dict(image_size)).
+        logger_args: `tensorboard`, `mlflow`, `wandb`: a dict switches one on, None off.
+        save_checkpoint_args: `interval` (steps), `max_keep_ckpts`, `save_best`, `rule`.
+        resume: Continue the interrupted run in `out`.
+        overwrite: Replace an earlier run in `out`.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        FileExistsError: If `out` is not empty, without `resume` or `overwrite`.
+        FileNotFoundError: If a folder or file is missing.
+        ValueError: If an argument is wrong; the message says what is allowed.
+    """
+    settings = {
+        "data": load_data(data).as_dict(),
+        "model": model,
+        "steps": steps,
+        "batch_size": batch_size,
+        "micro_batch_size": micro_batch_size,
+        "num_workers": num_workers,
+        "precision": precision,
+        "seed": seed,
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "reuse_class_head": reuse_class_head,
+        "model_args": model_args,
+        "transform_args": transform_args,
+        "logger_args": logger_args,
+        "save_checkpoint_args": save_checkpoint_args,
+        "resume": resume,
+    }
+    world_size = count_devices(devices)
+    # Everything is resolved before the folder is touched: a wrong argument costs nothing.
+    run = resolve_training(out=out, world_size=world_size, **settings)
+    out = prepare_folder(out, overwrite=overwrite, resume=resume)
+    if world_size > 1:
+        launch_training({"out": str(out), **settings}, world_size=world_size)
+    else:
+        run_training(run.cfg)
+    return out
+
+
+def resolve_training(
+    *,
+    out: str | Path,
+    model: str,
+    data: Any,
+    world_size: int = 1,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    num_workers: int | None = None,
+    precision: str | None = None,
+    seed: int | None = None,
+    checkpoint: str | Path | None = None,
+    reuse_class_head: bool = False,
+    model_args: Mapping[str, Any] | None = None,
+    transform_args: Mapping[str, Any] | None = None,
+    logger_args: Mapping[str, Any] | None = None,
+    save_checkpoint_args: Mapping[str, Any] | None = None,
+    resume: bool = False,
+) -> ResolvedRun:
+    """Return the run that `train_semantic_segmentation` makes of its arguments."""
+    cfg: Config = load_model_config(model)
+    cfg.work_dir = str(out)
+    cfg.launcher = "none" if world_size == 1 else "pytorch"
+    arguments.apply_model_args(cfg, model_args)
+    arguments.apply_transform_args(cfg, transform_args)
+    arguments.apply_logger_args(cfg, logger_args)
+    arguments.apply_checkpoint_args(cfg, save_checkpoint_args)
+    arguments.apply_steps(cfg, steps)
+    arguments.apply_batch_size(
+        cfg, batch_size, micro_batch_size=micro_batch_size, world_size=world_size
+    )
+    arguments.apply_num_workers(cfg, num_workers)
+    arguments.apply_precision(cfg, precision)
+    if seed is not None:
+        cfg.randomness.seed = seed
+    return prepare_training(
+        cfg,
+        data=data,
+        checkpoint=checkpoint,
+        reuse_class_head=reuse_class_head,
+        resume=resume,
+        world_size=world_size,
+    )
+
+
+def count_devices(devices: int | str) -> int:
+    """Return the number of processes to train with.
+
+    Raises:
+        ValueError: If it is neither 'auto' nor a number of devices that exist.
+    """
+    available = torch.cuda.device_count()
+    if devices == "auto":
+        return max(1, available)
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        raise ValueError(f"devices is {devices!r}: give 'auto' or a positive number of devices.")
+    if available and devices > available:
+        raise ValueError(f"devices is {devices}, but there are {available} GPUs here.")
+    return devices

@@ -1,0 +1,78 @@
+"""Test weights: python tools/test.py CONFIG CHECKPOINT [--out DIR] [--show-dir DIR] [--tta]"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from mmseg_eomt.apis.errors import run_tool
+from mmseg_eomt.apis.run import LAUNCHERS, run_test
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; names are those of MMSegmentation."""
+    parser = argparse.ArgumentParser(description="Test (and evaluate) a segmentor.")
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="exported/*.safetensors or a .pth checkpoint")
+    parser.add_argument("--work-dir", help="folder for logs (default: ./work_dirs/CONFIG)")
+    parser.add_argument("--data", metavar="DATA.yaml", help="one's own folders (folder configs)")
+    parser.add_argument("--out", metavar="DIR", help="write label maps as PNG here")
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument("--show-dir", metavar="DIR", help="write painted predictions here")
+    parser.add_argument("--wait-time", type=float, default=2, help="seconds per window of --show")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="change the config, e.g. test_dataloader.batch_size=1",
+    )
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
+    parser.add_argument("--tta", action="store_true", help="average over scales and flips")
+    parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help="by launchers")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    return parser.parse_args(argv)
+
+
+def test(args: argparse.Namespace) -> None:
+    """Test and print the metrics."""
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f"{args.config}: no such config file.")
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    # Precedence as in MMSegmentation: command line, config, name of the config.
+    cfg.work_dir = (
+        args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    )
+    if args.out:
+        cfg.test_evaluator = {**cfg.test_evaluator, "output_dir": args.out}
+    if args.show or args.show_dir:
+        # MMSegmentation's own hook paints; the picture of training is not needed beside it.
+        cfg.default_hooks.visualization = {
+            "type": "SegVisualizationHook",
+            "draw": True,
+            "interval": 1,
+            "show": args.show,
+            "wait_time": args.wait_time,
+        }
+        if args.show_dir:
+            cfg.visualizer.save_dir = args.show_dir
+    run_test(cfg, args.checkpoint, data=args.data, tta=args.tta)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    args = parse_args(argv)
+    return run_tool(lambda: test(args), debug=args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Train a config: python tools/train.py configs/eomt/dinov3_vits16_folder.py --data DATA.yaml"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from mmseg_eomt.apis.errors import run_tool
+from mmseg_eomt.apis.precision import mixed_precision
+from mmseg_eomt.apis.run import LAUNCHERS, prepare_training, run_training, world_size_of
+from mmseg_eomt.apis.summary import print_summary
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; names are those of MMSegmentation and MMPretrain."""
+    parser = argparse.ArgumentParser(description="Train a segmentor.")
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--work-dir", help="folder of the run (default: ./work_dirs/CONFIG)")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="PATH",
+        help="continue from this checkpoint; without a path from the newest in the work dir",
+    )
+    parser.add_argument("--data", metavar="DATA.yaml", help="one's own folders (folder configs)")
+    parser.add_argument("--checkpoint", metavar="PATH", help="start from the weights of a run")
+    parser.add_argument(
+        "--reuse-class-head",
+        action="store_true",
+        help="with --checkpoint: take the class head over too (same classes only)",
+    )
+    parser.add_argument(
+        "--backbone-weights", metavar="PATH|URL|NAME|none", help="pretrained backbone"
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision on any device")
+    parser.add_argument("--seed", type=int, help="seed of weights, order and augmentation")
+    parser.add_argument("--no-validate", action="store_true", help="train without validation")
+    parser.add_argument("--dry-run", action="store_true", help="print the run, train nothing")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help='change the config, e.g. train_cfg.max_iters=1000 or key="[(a,b),(c,d)]"',
+    )
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
+    parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help="by launchers")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    return parser.parse_args(argv)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, or print what would be trained."""
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f"{args.config}: no such config file.")
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    # Precedence as in MMSegmentation: command line, config, name of the config.
+    cfg.work_dir = (
+        args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    )
+    if args.backbone_weights is not None:
+        none = args.backbone_weights.lower() == "none"
+        cfg.model.backbone.pretrained = None if none else args.backbone_weights
+    if args.seed is not None:
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": args.seed}
+    if args.amp:
+        cfg.optim_wrapper.precision = mixed_precision()
+    resume = True if args.resume == "auto" else (args.resume or bool(cfg.get("resume")))
+    run = prepare_training(
+        cfg,
+        data=args.data,
+        checkpoint=args.checkpoint,
+        reuse_class_head=args.reuse_class_head,
+        resume=resume,
+        world_size=world_size_of(args.launcher),
+        validate=not args.no_validate,
+    )
+    if args.dry_run:
+        print_summary(run)
+        return
+    if resume and not run.cfg.resume:
+        print(f"{cfg.work_dir}: no checkpoint to resume from; training starts anew.")
+    run_training(run.cfg)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    args = parse_args(argv)
+    return run_tool(lambda: train(args), debug=args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
