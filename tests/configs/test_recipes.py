@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_annealing_follows_one_of_the_two_published_rules(name: str, cfg: Config
     total = cfg.train_cfg.max_iters
     if name in PUBLISHED:  # LightlyTrain's phases
         edges = [total * phase / (blocks + 2) for phase in range(1, blocks + 2)]
-        expected = list(zip(edges[:-1], edges[1:], strict=True))
+        expected = list(itertools.pairwise(edges))
     else:  # the rule behind the official configs
         starts = {3: (2, 5, 8), 4: (2, 4, 6, 8), 5: (2, 3.5, 5, 6.5, 8)}[blocks]
         expected = [(total * start / 12, total * (start + 2) / 12) for start in starts]
