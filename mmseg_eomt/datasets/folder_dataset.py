@@ -140,11 +140,16 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
             )
 
 
-def _own_reader(step: dict[str, Any] | Callable[..., Any]) -> Any:
-    if not isinstance(step, Mapping) or step.get("type") not in _OWN_READERS:
+def _own_reader(step: Any) -> Any:
+    """A pipeline step with the stock readers replaced, nested steps (TestTimeAug) included."""
+    if isinstance(step, (list, tuple)):
+        return [_own_reader(part) for part in step]
+    if not isinstance(step, Mapping):
         return step
+    own = _OWN_READERS.get(str(step.get("type")))
+    if own is None:
+        return {key: _own_reader(v) if key == "transforms" else v for key, v in step.items()}
     options = sorted(key for key in step if key != "type")
-    own = _OWN_READERS[step["type"]]
     if options:
         raise ValueError(
             f"FolderSegDataset: pipeline: {step['type']} has the options {options}, but files "

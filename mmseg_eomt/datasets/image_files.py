@@ -13,12 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 MASK_SUFFIX = ".png"
 
 _ORIENTATION = 0x0112  # EXIF tag
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # TIFF tags of the stored size
 _SWAPS_SIDES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _TIFF_MAGIC = (b"II*\0", b"MM\0*")
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif")
@@ -103,6 +104,9 @@ def image_size(path: str) -> tuple[int, int]:
     try:
         with Image.open(path) as file:
             width, height = file.size
+            if isinstance(file, TiffImagePlugin.TiffImageFile):
+                # Pillow has already turned the size of a TIFF, or not, depending on its version.
+                width, height = file.tag_v2[_TIFF_WIDTH], file.tag_v2[_TIFF_HEIGHT]
             # Pillow's getexif() would decode the pixels of a PNG without EXIF.
             if (file.format != "PNG" or "exif" in file.info) and (
                 file.getexif().get(_ORIENTATION) in _SWAPS_SIDES
