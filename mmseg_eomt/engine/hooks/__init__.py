@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmseg_eomt.engine.hooks.export_weights_hook import ExportWeightsHook
 from mmseg_eomt.engine.hooks.mask_annealing_hook import (
     MaskAnnealingHook,
     default_windows,
@@ -12,6 +13,7 @@ from mmseg_eomt.engine.hooks.progress_hook import ProgressHook
 from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook, role_rates
 
 __all__ = [
+    "ExportWeightsHook",
     "MaskAnnealingHook",
     "PredictionPictureHook",
     "ProgressHook",

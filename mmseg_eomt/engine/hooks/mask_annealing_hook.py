@@ -113,9 +113,7 @@ class MaskAnnealingHook(Hook):  # type: ignore[misc]
 
     def probabilities(self, step: int) -> list[float]:
         """Probability of each joint block at ``step``, once the windows are known."""
-        return [
-            mask_probability(step, start, end, power=self.power) for start, end in self.windows
-        ]
+        return [mask_probability(step, start, end, power=self.power) for start, end in self.windows]
 
     def before_train(self, runner: Any) -> None:
         """Fixes the windows in steps of this run."""

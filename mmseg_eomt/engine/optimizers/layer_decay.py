@@ -89,9 +89,9 @@ class LayerDecayOptimWrapperConstructor:
             ValueError: If the model has no backbone of blocks, nothing is trainable, or a
                 parameter belongs to no block.
         """
-        model = model.module if is_model_wrapper(model) else model
-        optimizer_cfg = with_fused(self.optimizer_cfg, model)
-        optimizer_cfg["params"] = self.param_groups(model)
+        inner: Any = model.module if is_model_wrapper(model) else model
+        optimizer_cfg = with_fused(self.optimizer_cfg, inner)
+        optimizer_cfg["params"] = self.param_groups(inner)
         optimizer = OPTIMIZERS.build(optimizer_cfg)
         wrapper_cfg = {"type": "MixedPrecisionOptimWrapper", **self.optim_wrapper_cfg}
         return OPTIM_WRAPPERS.build(wrapper_cfg, default_args={"optimizer": optimizer})

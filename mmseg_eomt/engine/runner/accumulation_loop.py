@@ -58,7 +58,9 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
                 f"train_cfg.max_iters is {max_iters} and train_cfg.val_interval {val_interval}: "
                 "both must be at least 1."
             )
-        given = dataloader["batch_size"] if isinstance(dataloader, dict) else dataloader.batch_size
+        given: Any = (
+            dataloader["batch_size"] if isinstance(dataloader, dict) else dataloader.batch_size
+        )
         self.plan: BatchPlan = plan_batches(
             global_batch_size, world_size=get_world_size(), batch_size=given
         )
@@ -135,9 +137,7 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
             name: torch.stack([log[name].detach().float() for log in logs]).mean()
             for name in logs[0]
         }
-        runner.call_hook(
-            "after_train_iter", batch_idx=self._iter, data_batch=seen, outputs=outputs
-        )
+        runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=seen, outputs=outputs)
         self._iter += 1
 
     def _prepare_optimizer(self) -> None:
@@ -162,8 +162,8 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
             sampler.set_start(self._iter * self.plan.global_batch_size)
             # Workers may have read ahead from the start of the order: begin anew.
             iterator_class = type(self.dataloader_iterator)
-            self.dataloader_iterator = None
-            self.dataloader_iterator = iterator_class(self.dataloader)
+            del self.dataloader_iterator
+            self.dataloader_iterator: Any = iterator_class(self.dataloader)
             return
         self.runner.logger.info(
             f"Reading past the data of {self._iter} earlier steps: "

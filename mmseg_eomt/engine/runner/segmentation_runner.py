@@ -68,7 +68,8 @@ class SegmentationRunner(Runner):  # type: ignore[misc]
                 **(model_wrapper_cfg or {}),
                 "device_ids": None,
             }
-        return super().wrap_model(model_wrapper_cfg, model)
+        wrapped: nn.Module = super().wrap_model(model_wrapper_cfg, model)
+        return wrapped
 
     def build_log_processor(self, log_processor: LogProcessor | dict[str, Any]) -> LogProcessor:
         """Uses ``StepLogProcessor`` unless the config names another type."""
@@ -78,13 +79,13 @@ class SegmentationRunner(Runner):  # type: ignore[misc]
 
     def register_hooks(
         self,
-        default_hooks: dict[str, Hook | dict[str, Any]] | None = None,
+        default_hooks: dict[str, Hook | dict[str, Any] | None] | None = None,
         custom_hooks: list[Hook | dict[str, Any]] | None = None,
     ) -> None:
         """Registers hooks; exactly one of them logs rates and losses."""
         default_hooks = dict(default_hooks or {})
         if any(_is_monitor(hook) for hook in custom_hooks or []):
-            default_hooks["runtime_info"] = None  # type: ignore[assignment]
+            default_hooks["runtime_info"] = None
         elif "runtime_info" not in default_hooks:
             default_hooks["runtime_info"] = {"type": "TrainingMonitorHook"}
         super().register_hooks(default_hooks, custom_hooks)

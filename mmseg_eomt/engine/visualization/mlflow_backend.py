@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.visualization import BaseVisBackend
-from mmengine.visualization.vis_backend import force_init_env
 from mmseg.registry import VISBACKENDS
 from numpy.typing import NDArray
 
@@ -76,38 +75,38 @@ class MLflowBackend(BaseVisBackend):  # type: ignore[misc]
         run = self._client.create_run(experiment_id, run_name=self._run_name, tags=self._tags)
         self._run_id = run.info.run_id
 
-    @property
-    @force_init_env
-    def experiment(self) -> Any:
-        """The MLflow client."""
+    def _started(self) -> Any:
+        if self._client is None:
+            self._init_env()
         return self._client
 
     @property
-    @force_init_env
+    def experiment(self) -> Any:
+        """The MLflow client."""
+        return self._started()
+
+    @property
     def run_id(self) -> str:
         """Of the MLflow run."""
+        self._started()
         return self._run_id
 
-    @force_init_env
     def add_config(self, config: Config, **kwargs: Any) -> None:
         """Records the config as the artifact ``config.py``.
 
         As parameters it would break MLflow's limit on their length.
         """
-        self._client.log_text(self._run_id, config.pretty_text, "config.py")
+        self._started().log_text(self._run_id, config.pretty_text, "config.py")
 
-    @force_init_env
     def add_image(self, name: str, image: NDArray[np.uint8], step: int = 0, **kwargs: Any) -> None:
         """Records a picture ``uint8 [H, W, 3]`` (RGB) as ``pictures/<name>_<step>.png``."""
         safe = name.replace("/", "_")
-        self._client.log_image(self._run_id, image, f"pictures/{safe}_{step:06d}.png")
+        self._started().log_image(self._run_id, image, f"pictures/{safe}_{step:06d}.png")
 
-    @force_init_env
     def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
         """Records one number at ``step``."""
         self.add_scalars({name: value}, step)
 
-    @force_init_env
     def add_scalars(
         self,
         scalar_dict: dict[str, Any],
@@ -124,10 +123,10 @@ class MLflowBackend(BaseVisBackend):  # type: ignore[misc]
         """
         for name, value in scalar_dict.items():
             key = "".join(letter if letter in ALLOWED else "_" for letter in name)
-            self._client.log_metric(self._run_id, key, float(value), step=step)
+            self._started().log_metric(self._run_id, key, float(value), step=step)
 
     def close(self) -> None:
         """Ends the run."""
         if self._client is not None:
             self._client.set_terminated(self._run_id)
-            self._client, self._env_initialized = None, False
+            self._client = None

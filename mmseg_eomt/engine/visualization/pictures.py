@@ -41,7 +41,7 @@ def colourise(labels: NDArray[np.integer], palette: Sequence[Sequence[int]]) -> 
     """
     table = np.asarray([*palette, UNLABELLED], dtype=np.uint8)
     index = np.where((labels >= 0) & (labels < len(palette)), labels, len(palette))
-    return table[index]  # type: ignore[no-any-return]
+    return table[index]
 
 
 def comparison(
@@ -74,8 +74,14 @@ def comparison(
             "colour per class."
         )
     present = sorted(
-        {int(value) for _, truth, pred in rows for m in (truth, pred) if m is not None
-         for value in np.unique(m) if 0 <= value < len(classes)}
+        {
+            int(value)
+            for _, truth, pred in rows
+            for m in (truth, pred)
+            if m is not None
+            for value in np.unique(m)
+            if 0 <= value < len(classes)
+        }
     )
     strips = [_strip(image, truth, pred, palette, tile) for image, truth, pred in rows]
     width = 3 * tile + 2 * GAP

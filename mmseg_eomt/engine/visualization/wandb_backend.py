@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.visualization import BaseVisBackend
-from mmengine.visualization.vis_backend import force_init_env
 from mmseg.registry import VISBACKENDS
 from numpy.typing import NDArray
 
@@ -48,30 +47,31 @@ class WandbBackend(BaseVisBackend):  # type: ignore[misc]
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
-    @property
-    @force_init_env
-    def experiment(self) -> Any:
-        """The wandb run."""
+    def _started(self) -> Any:
+        if self._run is None:
+            self._init_env()
         return self._run
 
-    @force_init_env
+    @property
+    def experiment(self) -> Any:
+        """The wandb run."""
+        return self._started()
+
     def add_config(self, config: Config, **kwargs: Any) -> None:
         """Records the config."""
-        self._run.config.update(config.to_dict(), allow_val_change=True)
+        self._started().config.update(config.to_dict(), allow_val_change=True)
 
-    @force_init_env
     def add_image(self, name: str, image: NDArray[np.uint8], step: int = 0, **kwargs: Any) -> None:
         """Records a picture ``uint8 [H, W, 3]`` (RGB) at ``step``."""
+        run = self._started()
         import wandb
 
-        self._run.log({name: wandb.Image(image), "step": step})
+        run.log({name: wandb.Image(image), "step": step})
 
-    @force_init_env
     def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
         """Records one number at ``step``."""
         self.add_scalars({name: value}, step)
 
-    @force_init_env
     def add_scalars(
         self,
         scalar_dict: dict[str, Any],
@@ -87,10 +87,10 @@ class WandbBackend(BaseVisBackend):  # type: ignore[misc]
             file_path (str, optional): Not used; other backends write to it.
         """
         numbers = {name: float(value) for name, value in scalar_dict.items()}
-        self._run.log({**numbers, "step": step})
+        self._started().log({**numbers, "step": step})
 
     def close(self) -> None:
         """Ends the run."""
         if self._run is not None:
             self._run.finish()
-            self._run, self._env_initialized = None, False
+            self._run = None

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.engine.engine_toys import ToySegmentor
 from torch import nn
 
 from mmseg_eomt.engine.optimizers import LayerDecayOptimWrapperConstructor
+from tests.engine.engine_toys import ToySegmentor
 
 
 def build(model: nn.Module, *, lr: float = 1e-4, **paramwise: Any) -> list[dict[str, Any]]:

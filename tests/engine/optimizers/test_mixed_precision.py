@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.engine.engine_toys import ToySegmentor
 from torch import nn
 
 from mmseg_eomt.engine.optimizers import (
@@ -15,6 +14,7 @@ from mmseg_eomt.engine.optimizers import (
     resolve_precision,
     with_fused,
 )
+from tests.engine.engine_toys import ToySegmentor
 
 
 def wrapper(model: nn.Module, **kwargs: Any) -> MixedPrecisionOptimWrapper:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.engine.engine_toys import logged, runner
 from mmengine.hooks import RuntimeInfoHook
 
 from mmseg_eomt.engine.hooks import TrainingMonitorHook
+from tests.engine.engine_toys import logged, runner
 
 HERE = Path(__file__).parent
 
