@@ -1,0 +1,167 @@
+"""Reads a file of weights, whatever wrote it, without running anything stored in it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+# Where training programs put the weights inside a checkpoint.
+CONTAINERS = ("state_dict", "model", "teacher", "model_state_dict", "module")
+# What wrappers (DDP, torch.compile, EMA) put before each name.
+WRAPPERS = ("module.", "_orig_mod.")
+# In a folder as transformers writes it, the first of these that is there is read.
+FOLDER_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Reads the tensors of a safetensors file, a PyTorch file, an index of shards or a folder.
+
+    The format is told by content, not by name. PyTorch files are read with ``weights_only=True``,
+    so no code stored in them runs.
+
+    Args:
+        path (str | Path): A file; an ``*.index.json`` of shards; or a folder with one of
+            ``model.safetensors``, ``pytorch_model.bin`` or their indices.
+
+    Returns:
+        dict[str, Tensor]: Names and tensors on the CPU, free of containers and wrappers.
+
+    Raises:
+        FileNotFoundError: If the file, or a shard, does not exist.
+        ValueError: If it holds no weights, or more than weights.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = _file_in_folder(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no weights file {str(path)!r}. Give the path of a .safetensors, .pth or "
+            ".bin file, of a folder that holds one, or a URL."
+        )
+    if path.suffix == ".json":
+        return _read_shards(path)
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise ValueError(f"The weights file {str(path)!r} is empty. Fetch it again.")
+    if looks_like_page(head):
+        raise ValueError(
+            f"{str(path)!r} is a web page or text, not weights: it begins with {head[:40]!r}. "
+            "A download that asks for a login or whose link has expired leaves such files; fetch "
+            "it again with a valid link."
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{str(path)!r} is a Git LFS pointer, not the weights. Run `git lfs pull` in its "
+            "repository, or download the file itself."
+        )
+    # safetensors: eight bytes with the length of the JSON header, then the header.
+    weights = _read_safetensors(path) if head[8:9] == b"{" else _read_torch(path)
+    if not weights:
+        raise ValueError(f"{str(path)!r} holds no tensors.")
+    return weights
+
+
+def looks_like_page(head: bytes) -> bool:
+    """Tells a web page, or a server's XML or JSON error, from weights by its first bytes."""
+    start = head.lstrip().lower()
+    return start.startswith((b"<!doctype", b"<html", b"<?xml", b"<error", b'{"'))
+
+
+def _file_in_folder(folder: Path) -> Path:
+    for name in FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    weights = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".pth", ".bin"))
+    if len(weights) == 1:
+        return weights[0]
+    raise FileNotFoundError(
+        f"The folder {str(folder)!r} holds none of {', '.join(FOLDER_FILES)} and "
+        f"{len(weights)} other weights files ({', '.join(p.name for p in weights) or 'none'}). "
+        "Name the file itself."
+    )
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    try:
+        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{str(index)!r} is no index of shards: it lacks a readable 'weight_map' ({error})."
+        ) from error
+    weights: dict[str, Tensor] = {}
+    for shard in sorted(set(places.values())):
+        if Path(shard).name != shard:
+            raise ValueError(f"{str(index)!r} names a shard outside of its folder: {shard!r}.")
+        weights.update(read_weights(index.parent / shard))
+    missing = sorted(set(places) - set(weights))
+    if missing:
+        raise ValueError(
+            f"The shards of {str(index)!r} lack {len(missing)} of its tensors: "
+            f"{', '.join(missing[:8])}. Fetch them again."
+        )
+    return weights
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return unwrapped(dict(load_file(path)))
+    except SafetensorError as error:
+        raise ValueError(
+            f"{str(path)!r} is no complete safetensors file ({error}). Fetch it again."
+        ) from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as file:  # given a path, torch would go by its suffix
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{str(path)!r} is no PyTorch file of plain weights: {str(error).splitlines()[0]} "
+            "Nothing but tensors is read, since a pickle can run code. Save its weights apart, "
+            "for instance as safetensors, in the program that made it."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read as safetensors or PyTorch weights ({error}). It may be "
+            "cut short; fetch it again."
+        ) from error
+    for _ in range(3):  # e.g. {'teacher': {'state_dict': ...}}
+        inner = next((c for c in CONTAINERS if _has_tensors(content, c)), None)
+        if inner is None:
+            break
+        content = content[inner]
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{str(path)!r} holds a {type(content).__name__}, not a table of names and tensors."
+        )
+    return unwrapped({str(k): v for k, v in content.items() if isinstance(v, Tensor)})
+
+
+def _has_tensors(content: object, name: str) -> bool:
+    inner = content.get(name) if isinstance(content, dict) else None
+    return isinstance(inner, dict) and any(
+        isinstance(value, Tensor) or (key in CONTAINERS and isinstance(value, dict))
+        for key, value in inner.items()
+    )
+
+
+def unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes off prefixes that wrappers put before every name."""
+    for _ in range(2):
+        for wrapper in WRAPPERS:
+            if weights and all(name.startswith(wrapper) for name in weights):
+                weights = {name[len(wrapper) :]: value for name, value in weights.items()}
+    return weights
