@@ -54,6 +54,21 @@ class LabelTargets:
         compact = torch.uint8 if num_classes <= 255 else torch.int32
         return cls(codes.to(compact), present, extremes, num_classes, ignore_index)
 
+    def slots(self, num_slots: int) -> tuple[Tensor, Tensor]:
+        """Rows for the classes that each image shows, ascending.
+
+        Args:
+            num_slots (int): M, at least the most classes that an image shows.
+
+        Returns:
+            tuple[Tensor, Tensor]: Slot of each code, ``[B, K + 1]`` (M: has none), and class of
+            each slot, ``[B, M]`` (any absent class where there is none).
+        """
+        order = self.present.byte().sort(dim=1, descending=True, stable=True).indices
+        slot = (self.present.cumsum(1) - 1).masked_fill(~self.present, num_slots)
+        ignored = slot.new_full((len(slot), 1), num_slots)
+        return torch.cat([slot, ignored], dim=1), order[:, :num_slots]
+
     def check(self, low: int, high: int) -> None:
         """Raise unless the labels, of which ``low`` and ``high`` are the extremes, are in range.
 

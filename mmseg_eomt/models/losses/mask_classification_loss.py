@@ -56,9 +56,10 @@ class MaskClassificationLoss(nn.Module):
         ignore_rule (str): What ignored pixels are. ``'negative'``: background of every mask, in
             matching and losses, which every published EoMT trains with; it is the default so that
             published results can be reproduced. ``'skip'``: left out. A point then counts with
-            one minus the bilinear share of ignored pixels around it; cross-entropy is the mean
-            over so weighted points (their sum at least 1), dice sums with the same weights, and
-            candidates that see only ignored pixels are chosen last. Without ignored pixels both
+            the bilinear share of labelled pixels around it (the border repeats outside the
+            image); cross-entropy is the mean over so weighted points (their sum at least 1),
+            dice sums with the same weights, and candidates that see only ignored pixels are
+            chosen last. Without ignored pixels both
             rules give the same numbers. Defaults to ``'negative'``.
         ignore_index (int): Label of ignored pixels. Defaults to 255.
 
@@ -111,6 +112,7 @@ class MaskClassificationLoss(nn.Module):
         )
         weights = _complete_class_weights(class_weights, num_classes, no_object_weight)
         self.register_buffer("class_weights", weights, persistent=False)
+        self._class_weights: list[float] = weights.tolist()
 
     def forward(
         self,
@@ -182,7 +184,10 @@ class MaskClassificationLoss(nn.Module):
         present = targets.present.float()
         masks = present.sum(1)  # [B]
         matched = masks.clamp(max=num_queries)
-        weights = self.class_weights.to(present.device)
+        # Not copied from another device: that would wait for it.
+        weights = self.class_weights
+        if weights.device != present.device:
+            weights = torch.tensor(self._class_weights, device=present.device)
         mean_weight = (present * weights[:-1]).sum(1) / masks.clamp(min=1)
         mass = matched * mean_weight + (num_queries - matched) * weights[-1]
         return torch.stack([masks.sum(), mass.sum()])
@@ -192,8 +197,7 @@ class MaskClassificationLoss(nn.Module):
         flat = logits.float().flatten(0, 1)
         wanted = torch.full_like(flat[:, 0], self.num_classes, dtype=torch.long)
         wanted.scatter_(0, matches.queries[number], matches.classes[number])
-        weight = self.class_weights.to(flat.device)
-        return F.cross_entropy(flat, wanted, weight=weight, reduction="sum")
+        return F.cross_entropy(flat, wanted, weight=self.class_weights, reduction="sum")
 
     def _mask_losses(
         self,
@@ -205,7 +209,7 @@ class MaskClassificationLoss(nn.Module):
         random: StepRandom,
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy and dice of ``logits[B, Q, h, w]``, each summed over matched masks."""
-        queries, classes = matches.queries[number], matches.classes[number]
+        queries, slots = matches.queries[number], matches.slots[number]
         maps = logits.flatten(0, 1).index_select(0, queries).float()  # [G, h, w]
         if len(maps) == 0:
             # The empty sum is an exact zero that still reaches the logits, as DDP asks.
@@ -213,21 +217,25 @@ class MaskClassificationLoss(nn.Module):
         images = queries // matches.num_queries
         pool, num_candidates = self.pool_points(random, number, logits.device)
         samples = sample_labels(targets.codes, pool, ignored_code=targets.num_classes)
-        share = samples.labelled_share() if self.ignore_rule == "skip" else None
+        share = samples.labelled_share() if self.ignore_rule == "skip" else None  # [B, N]
+        slot_of, _ = targets.slots(matches.num_slots)
+        pool_values = samples.class_values(slot_of, matches.num_slots)[images, slots]  # [G, N]
 
-        candidates = sample_maps(maps.detach(), pool[:num_candidates])  # [G, 3P]
-        certainty = candidates.abs_()
+        certainty = sample_maps(maps.detach(), pool[:num_candidates]).abs_()  # [G, 3P]
         if share is not None:
             nothing_to_learn = share[:, :num_candidates] == 0
             certainty.masked_fill_(nothing_to_learn[images], torch.inf)
         num_uncertain = int(self.importance_ratio * self.num_points)
         index = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
-        uniform = torch.arange(num_candidates, len(pool), device=index.device)
-        index = torch.cat([index, uniform.expand(len(index), -1)], dim=1)  # [G, P]
 
-        chosen = samples.take(images, index)
-        value = chosen.values_of(classes[:, None])[:, 0]  # [G, P]
-        logit = sample_maps(maps, pool[index])
+        def choose(rows: Tensor) -> Tensor:
+            """The chosen candidates and all uniform points of ``rows[G, N]``: ``[G, P]``."""
+            return torch.cat([rows.gather(1, index), rows[:, num_candidates:]], dim=1)
+
+        value = choose(pool_values)
+        uniform = pool[num_candidates:].expand(len(maps), -1, -1)
+        points = torch.cat([F.embedding(index, pool), uniform], dim=1)  # [G, P, 2]
+        logit = sample_maps(maps, points)
         probability = logit.sigmoid()
         overlap = (probability * value).sum(1)
         if share is None:
@@ -236,7 +244,7 @@ class MaskClassificationLoss(nn.Module):
             )
             mass = probability.sum(1)
         else:
-            weight = share[images].gather(1, index)
+            weight = choose(share[images])
             cross_entropy = (weight * F.softplus(logit) - value * logit).sum(1)
             cross_entropy = cross_entropy / weight.sum(1).clamp(min=1)
             mass = (weight * probability).sum(1)

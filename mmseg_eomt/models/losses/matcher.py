@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from mmseg_eomt.models.layers.step_random import StepRandom
 from mmseg_eomt.models.losses.label_targets import LabelTargets
-from mmseg_eomt.models.losses.point_sampling import LabelSamples, sample_labels, sample_maps
+from mmseg_eomt.models.losses.point_sampling import sample_labels, sample_maps
 
 Prediction = tuple[Tensor, Tensor]
 IGNORE_RULES = ("negative", "skip")
-# Sampled logits held at a time: what a CPU keeps in cache, or enough to fill a GPU.
-_CHUNK = {"cpu": 2**20, "other": 2**24}
+# Sampled logits to hold at a time: what a CPU can keep in cache; 128 MiB fill any GPU.
+_GROUP_LIMIT = {"cpu": 2**20, "cuda": 2**25}
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,16 @@ class Matches:
     Attributes:
         queries (Tensor): ``[A, G]`` flat query, image * Q + query.
         classes (Tensor): ``[A, G]`` class id that the query is to predict.
+        slots (Tensor): ``[A, G]`` rank of that class among those the image shows.
         num_queries (int): Q.
+        num_slots (int): Most classes that an image shows, at least 1.
     """
 
     queries: Tensor
     classes: Tensor
+    slots: Tensor
     num_queries: int
+    num_slots: int
 
 
 def matching_points(random: StepRandom, num_points: int, device: torch.device | str) -> Tensor:
@@ -101,11 +105,9 @@ class HungarianMatcher(nn.Module):
             ValueError: If a cost is not finite, or a label is out of range.
         """
         device = targets.present.device
-        slots = _class_slots(targets.present)
         points = matching_points(random, self.num_points, device)
-        samples = sample_labels(targets.codes, points, ignored_code=targets.num_classes)
         with torch.autocast(device.type, enabled=False):
-            costs = self.costs(predictions, samples, slots, points)  # [A, B, Q, M]
+            costs = self.costs(predictions, targets, points)  # [A, B, Q, M]
         present, extremes = targets.present, targets.extremes
         # One transfer. Labels are whole numbers far below 2**24, so float32 holds them.
         packed = torch.cat([costs.flatten(), present.flatten().float(), extremes.float()])
@@ -113,74 +115,73 @@ class HungarianMatcher(nn.Module):
         targets.check(int(host[-2]), int(host[-1]))
         host_costs = host[: costs.numel()].reshape(costs.shape)
         host_present = host[costs.numel() : -2].reshape(present.shape) > 0
-        pairs = torch.from_numpy(_assign(host_costs, host_present))  # [2, A, G]
+        pairs = torch.from_numpy(_assign(host_costs, host_present))  # [3, A, G]
         if device.type == "cuda":
             pairs = pairs.pin_memory().to(device, non_blocking=True)
-        queries, classes = pairs.to(device)
-        return Matches(queries, classes, num_queries=costs.shape[2])
+        queries, classes, slots = pairs.to(device)
+        num_slots = max(1, int(host_present.sum(1).max()))
+        return Matches(queries, classes, slots, costs.shape[2], num_slots)
 
     def costs(
-        self,
-        predictions: Sequence[Prediction],
-        samples: LabelSamples,
-        slots: Tensor,
-        points: Tensor,
+        self, predictions: Sequence[Prediction], targets: LabelTargets, points: Tensor
     ) -> Tensor:
-        """Costs ``[A, B, Q, M]`` of the classes ``slots[B, M]``, at ``points[P, 2]``."""
+        """Costs ``[A, B, Q, M]`` of the classes that images show, ascending, at ``points[P, 2]``.
+
+        On a CPU M is the most classes that an image shows. Elsewhere that number would have to be
+        waited for, so that M is K: columns that nobody reads cost a device less than the wait.
+        """
         batch, num_queries = predictions[0][0].shape[:2]
-        maps = [masks.detach().float().flatten(0, 1) for masks, _ in predictions]
-        shape = (len(maps), batch, num_queries, slots.shape[1])
-        # Over the points, with logits x, probabilities s, class values t and point weights v:
-        # cross-entropy is sum(v * softplus(x)) - sum(t * x) over sum(v); dice needs sum(s * t),
-        # sum(v * s) and sum(t). All are sums, so that chunks of points just add up.
-        logit_overlap, overlap = slots.new_zeros(2, *shape, dtype=torch.float32)
-        softplus, mass = slots.new_zeros(2, *shape[:3], 1, dtype=torch.float32)
-        values = samples.values_of(slots)  # [B, M, P]
-        share = samples.labelled_share() if self.ignore_rule == "skip" else None
-        limit = _CHUNK["cpu" if points.device.type == "cpu" else "other"]
-        chunk = max(1, limit // (batch * num_queries))
-        for start in range(0, len(points), chunk):
-            part = slice(start, start + chunk)
-            chunk_values = values[:, :, part].transpose(1, 2)
-            for number, prediction in enumerate(maps):
-                logits = sample_maps(prediction, points[part]).view(batch, num_queries, -1)
-                logit_overlap[number] += logits @ chunk_values
-                probabilities = logits.sigmoid()
-                overlap[number] += probabilities @ chunk_values
-                positive = F.softplus(logits)
-                if share is None:
-                    mass[number] += probabilities.sum(-1, keepdim=True)
-                    softplus[number] += positive.sum(-1, keepdim=True)
-                else:
-                    weight = share[:, part, None]
-                    mass[number] += probabilities @ weight
-                    softplus[number] += positive @ weight
-        area = values.sum(-1)[:, None]  # [B, 1, M]
-        points_seen = len(points) if share is None else share.sum(-1).clamp(min=1)[:, None, None]
-        cross_entropy = (softplus - logit_overlap) / points_seen
-        dice = 1 - (2 * overlap + 1) / (mass + area + 1)
-        classes = torch.stack([logits for _, logits in predictions]).float().softmax(-1)
-        wanted = slots[None, :, None].expand(shape)
-        total: Tensor = self.mask_weight * cross_entropy + self.dice_weight * dice
-        return total - self.class_weight * classes.gather(-1, wanted)
+        on_cpu = points.device.type == "cpu"
+        num_slots = targets.num_classes
+        if on_cpu:
+            num_slots = max(1, int(targets.present.sum(1).max()))
+        slot_of, class_of = targets.slots(num_slots)
+        samples = sample_labels(targets.codes, points, ignored_code=targets.num_classes)
+        values = samples.class_values(slot_of, num_slots)  # [B, M, P]
+        share = samples.labelled_share() if self.ignore_rule == "skip" else None  # [B, P]
+        # A group is all images on a GPU, and one image on a CPU unless they are small.
+        limit = _GROUP_LIMIT["cpu" if on_cpu else "cuda"]
+        size = max(1, limit // (num_queries * len(points)))
+        groups = [slice(start, start + size) for start in range(0, batch, size)]
+        costs = []
+        for masks, logits in predictions:
+            probabilities = logits.float().softmax(-1)
+            wanted = class_of[:, None].expand(-1, num_queries, -1)
+            cost = probabilities.gather(2, wanted).mul_(-self.class_weight)  # [B, Q, M]
+            for part in groups:
+                weights = None if share is None else share[part]
+                cost[part] += self._mask_costs(masks[part], values[part], weights, points)
+            costs.append(cost)
+        return torch.stack(costs)
 
+    def _mask_costs(
+        self, masks: Tensor, values: Tensor, share: Tensor | None, points: Tensor
+    ) -> Tensor:
+        """Weighted mask costs ``[b, Q, M]`` of ``masks[b, Q, h, w]`` to class ``values[b, M, P]``.
 
-def _class_slots(present: Tensor) -> Tensor:
-    """Class ids ``[B, M]``, those an image shows first and ascending; the others fill up.
-
-    On a CPU M is the most classes that an image shows. Elsewhere that number would have to be
-    waited for, so that M is K: columns that nobody reads cost a device less than the wait.
-    """
-    order = present.byte().sort(dim=1, descending=True, stable=True).indices
-    if present.device.type == "cpu":
-        return order[:, : max(1, int(present.sum(1).max()))]
-    return order
+        With logits x, probabilities s, class values t and point weights v, cross-entropy sums to
+        sum(v * softplus(x)) - sum(t * x), so that one product of matrices serves all pairs.
+        """
+        logits = sample_maps(masks.float().flatten(0, 1), points).view(*masks.shape[:2], -1)
+        probabilities = logits.sigmoid()
+        columns = values.transpose(1, 2)
+        logit_overlap, overlap = logits @ columns, probabilities @ columns
+        positive = F.softplus(logits)
+        if share is None:
+            mass, softplus = probabilities.sum(-1, keepdim=True), positive.sum(-1, keepdim=True)
+            cross_entropy = (softplus - logit_overlap) / len(points)
+        else:
+            weights = share[..., None]
+            mass, softplus = probabilities @ weights, positive @ weights
+            cross_entropy = (softplus - logit_overlap) / weights.sum(1, keepdim=True).clamp(min=1)
+        dice = 1 - (2 * overlap + 1) / (mass + values.sum(-1)[:, None] + 1)
+        return self.mask_weight * cross_entropy + self.dice_weight * dice
 
 
 def _assign(
     costs: npt.NDArray[np.float32], present: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Pairs ``[2, A, G]`` (flat query, class) of least cost, for ``costs[A, B, Q, M]``.
+    """Pairs ``[3, A, G]`` (flat query, class, slot) of least cost, for ``costs[A, B, Q, M]``.
 
     Raises:
         ValueError: If a cost of a class that is present is not finite.
@@ -189,7 +190,7 @@ def _assign(
     shown = [np.flatnonzero(row) for row in present]
     pairs = []
     for number, prediction in enumerate(costs):
-        queries, classes = [], []
+        queries, classes, slots = [], [], []
         for image, ids in enumerate(shown):
             cost = prediction[image, :, : len(ids)]
             if not np.isfinite(cost).all():
@@ -203,6 +204,7 @@ def _assign(
             rows, columns = linear_sum_assignment(cost)
             queries.append(rows + image * num_queries)
             classes.append(ids[columns])
-        pairs.append((np.concatenate(queries), np.concatenate(classes)))
+            slots.append(columns)
+        pairs.append([np.concatenate(part) for part in (queries, classes, slots)])
     stacked: npt.NDArray[np.int64] = np.asarray(pairs, dtype=np.int64).swapaxes(0, 1).copy()
     return stacked

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def bilinear_neighbours(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def bilinear_neighbours(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """The four pixels around each point, and their bilinear weights.
 
     Args:
@@ -24,8 +24,9 @@ def bilinear_neighbours(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, 
         size (tuple[int, int]): Height and width of the map in pixels.
 
     Returns:
-        tuple[Tensor, Tensor]: Flat pixel index (int64) and weight (float32), ``[4, ..., P]`` each.
-        A neighbour outside the map has weight 0 and the index of the nearest pixel inside.
+        tuple[Tensor, Tensor, Tensor]: Flat pixel index (int64), weight (float32) and whether the
+        neighbour lies inside the map (bool), ``[4, ..., P]`` each. One outside has the index of
+        the nearest pixel inside.
     """
     height, width = size
     # The order of operations is grid_sample's own: another one moves points of large maps by an
@@ -38,10 +39,12 @@ def bilinear_neighbours(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, 
     rows = torch.stack([top, top + 1]).long()
     inside_x = (columns >= 0) & (columns < width)
     inside_y = (rows >= 0) & (rows < height)
-    weight_x = torch.stack([1 - right_weight, right_weight]) * inside_x
-    weight_y = torch.stack([1 - bottom_weight, bottom_weight]) * inside_y
+    weight_x = torch.stack([1 - right_weight, right_weight])
+    weight_y = torch.stack([1 - bottom_weight, bottom_weight])
     index = rows.clamp(0, height - 1)[:, None] * width + columns.clamp(0, width - 1)[None]
-    return index.flatten(0, 1), (weight_y[:, None] * weight_x[None]).flatten(0, 1)
+    weights = weight_y[:, None] * weight_x[None]
+    inside = inside_y[:, None] & inside_x[None]
+    return index.flatten(0, 1), weights.flatten(0, 1), inside.flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -54,40 +57,43 @@ class LabelSamples:
     Attributes:
         codes (Tensor): ``[4, B, P]`` labels; the highest code is the ignored one.
         weights (Tensor): ``[4, 1 or B, P]`` bilinear weights.
+        inside (Tensor): ``[4, 1 or B, P]`` whether the neighbour lies inside the map.
         ignored_code (int): The code of ignored pixels.
     """
 
     codes: Tensor
     weights: Tensor
+    inside: Tensor
     ignored_code: int
 
-    def values_of(self, classes: Tensor) -> Tensor:
-        """Bilinear values ``[B, M, P]`` of the masks of ``classes[B, M]``, M of each image."""
-        wanted = classes.to(self.codes.dtype)[..., None]
-        values = torch.zeros(
-            *classes.shape, self.codes.shape[-1], dtype=torch.float32, device=classes.device
-        )
-        for codes, weights in zip(self.codes, self.weights, strict=True):
-            values.addcmul_((codes[:, None] == wanted).float(), weights[:, None])
-        return values
+    def class_values(self, slots: Tensor, num_slots: int) -> Tensor:
+        """Bilinear values of class masks at the points.
+
+        Args:
+            slots (Tensor): ``[B, codes]`` int64, for each image the row of the result that each
+                code adds to; ``num_slots`` for a code that is not wanted.
+            num_slots (int): M, rows an image.
+
+        Returns:
+            Tensor: ``[B, M, P]`` float32.
+        """
+        batch, num_points = self.codes.shape[1:]
+        # One row more takes what is not wanted. Each of the four passes writes a place at most
+        # once, so that the sums come out the same on every run, atomic additions or not.
+        values = torch.zeros(batch, num_slots + 1, num_points, device=slots.device)
+        for codes, weights in zip(self.codes, self.weights * self.inside, strict=True):
+            rows = slots.gather(1, codes.long())[:, None]
+            values.scatter_add_(1, rows, weights.expand(batch, -1)[:, None])
+        return values[:, :num_slots]
 
     def labelled_share(self) -> Tensor:
-        """One minus the bilinear share of ignored pixels, ``[B, P]``.
+        """Bilinear share of labelled pixels, ``[B, P]``.
 
-        What lies outside the map is not ignored: it is background, as everywhere else. A map
-        without ignored pixels has a share of exactly 1 at every point.
+        Outside the map the border pixels repeat, so that the share is exactly 1 where all pixels
+        around a point are labelled, and exactly 0 where all are ignored, up to the edges.
         """
-        ignored = ((self.codes == self.ignored_code) * self.weights).sum(0)
-        return (1 - ignored).clamp(min=0)
-
-    def take(self, images: Tensor, index: Tensor) -> LabelSamples:
-        """Samples of ``images[G]`` at the points ``index[G, P']`` of each, in that order."""
-        codes = torch.stack([plane[images].gather(1, index) for plane in self.codes])
-        if self.weights.shape[1] == 1:
-            weights = torch.stack([plane[0][index] for plane in self.weights])
-        else:
-            weights = torch.stack([plane[images].gather(1, index) for plane in self.weights])
-        return LabelSamples(codes, weights, self.ignored_code)
+        labelled = ((self.codes != self.ignored_code) * self.weights).sum(0)
+        return labelled / self.weights.sum(0)
 
 
 def sample_labels(codes: Tensor, points: Tensor, *, ignored_code: int) -> LabelSamples:
@@ -95,13 +101,13 @@ def sample_labels(codes: Tensor, points: Tensor, *, ignored_code: int) -> LabelS
 
     Points without an image dimension are shared by all images: their weights are computed once.
     """
-    index, weights = bilinear_neighbours(points, (codes.shape[-2], codes.shape[-1]))
+    index, weights, inside = bilinear_neighbours(points, (codes.shape[-2], codes.shape[-1]))
     flat = codes.flatten(1)
     if points.dim() == 2:
         looked_up = flat[:, index].transpose(0, 1)  # [4, B, P]
-        return LabelSamples(looked_up, weights[:, None], ignored_code)
+        return LabelSamples(looked_up, weights[:, None], inside[:, None], ignored_code)
     looked_up = torch.stack([flat.gather(1, plane) for plane in index])
-    return LabelSamples(looked_up, weights, ignored_code)
+    return LabelSamples(looked_up, weights, inside, ignored_code)
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ def one_hot_targets(
     labels: Tensor, num_classes: int, dtype: torch.dtype = torch.float32
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Masks ``[n, H, W]`` and ids ``[n]`` of the classes that each image shows."""
-    ids = [torch.tensor([c for c in image.unique().tolist() if c < num_classes]) for image in labels]
+    ids = [
+        torch.tensor([c for c in image.unique().tolist() if c < num_classes]) for image in labels
+    ]
     masks = [
         (image[None] == c[:, None, None]).to(dtype) for image, c in zip(labels, ids, strict=True)
     ]
