@@ -138,8 +138,7 @@ def test_download_given_up_goes_on_in_the_next_run(
 def test_file_that_changed_in_between_is_not_mixed(server: Server) -> None:
     server.cut = [100_000]
     server.etag = '"v1"'
-    monkey = pytest.MonkeyPatch()
-    with monkey.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(download, "ATTEMPTS", 1)
         with pytest.raises(OSError, match="broke off"):
             fetch_url(server.url())
@@ -194,7 +193,8 @@ def test_file_url_and_its_checksum(tmp_path: Path) -> None:
         fetch_url(path.as_uri())
 
 
-def test_hub_without_network_says_what_to_do() -> None:
+def test_hub_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match=r"not/a/repository.*give its path"):
         fetch_hub("not/a/repository")
 
@@ -217,6 +217,7 @@ def _rank(rank: int, folder: str, url: str, expect_error: bool) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow  # two processes import everything
 @pytest.mark.parametrize("exists", [True, False])
 def test_two_ranks_get_the_same_from_one_download(
     server: Server, tmp_path: Path, exists: bool
