@@ -13,8 +13,6 @@ model = dict(
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
-        # Training crops have one size already; mmseg wants one of size and size_divisor.
-        size_divisor=1,
         seg_pad_val=255,
     ),
     backbone=dict(

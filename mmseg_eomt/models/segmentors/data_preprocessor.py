@@ -23,14 +23,25 @@ class EoMTDataPreProcessor(SegDataPreProcessor):  # type: ignore[misc]
     label ``seg_pad_val``. In testing ``inputs`` becomes a list of images ``[C, H, W]`` and nothing
     is padded, so windows can be cut from the images themselves.
 
-    Args: as mmseg's; ``size`` and ``size_divisor`` are not needed.
+    Args:
+        kwargs: As mmseg's, without ``size``, ``size_divisor``, ``pad_val`` and ``test_cfg``: sizes
+            are those of the images.
+
+    Raises:
+        ValueError: If one of these is given.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        needless = sorted({"size", "size_divisor", "pad_val", "test_cfg"} & set(kwargs))
+        if needless:
+            raise ValueError(
+                f"data_preprocessor has {needless}, which EoMTDataPreProcessor does not take: it "
+                "pads a training batch to its largest image and no test image. Leave them out."
+            )
+        super().__init__(**kwargs)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Normalises ``inputs`` (list of ``[C, H, W]`` or ``[B, C, H, W]``)."""
-        if training and (self.size is not None or self.size_divisor is not None):
-            result: dict[str, Any] = super().forward(data, training)
-            return result
         data = self.cast_data(data)
         images, samples = list(data["inputs"]), data.get("data_samples")
         if not training:
