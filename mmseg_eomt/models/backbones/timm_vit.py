@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import timm
+import torch
 from mmseg.registry import MODELS
 from timm.models.eva import Eva, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -85,9 +87,9 @@ def build_timm_vit(
 ) -> Any:
     """Makes timm's model ``name`` without classifier, for inputs of any size."""
     if not timm.is_model(name):
-        known = timm.list_models(f"*{name.split('.')[0].split('_patch')[0]}*")
+        close = get_close_matches(name.split(".")[0], timm.list_models(), n=6)
         raise ValueError(
-            f"timm has no model {name!r}. Names close to it: {', '.join(known[:8]) or 'none'}."
+            f"timm has no model {name!r}. Names close to it: {', '.join(close) or 'none'}."
         )
     arguments: dict[str, Any] = {
         "num_classes": 0,
@@ -107,8 +109,6 @@ def build_timm_vit(
 
 def _native_patch(name: str) -> int:
     """Patch side of timm's model ``name``, read off a copy without storage."""
-    import torch
-
     with torch.device("meta"):
         vit = timm.create_model(name)
     embed = getattr(vit, "patch_embed", None)

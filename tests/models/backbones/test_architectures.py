@@ -56,8 +56,17 @@ def test_released_number_of_parameters(name: str) -> None:
     assert (round(millions, 1), backbone.num_joint_blocks) == RELEASED[name]
 
 
-@pytest.mark.parametrize("name", ["dinov2/vits14", "dinov2/vitg14", "dinov2/vitb14-noreg",
-                                  "dinov3/vits16plus", "dinov3/vith16plus", "dinov3/vitl16"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dinov2/vits14",
+        "dinov2/vitg14",
+        "dinov2/vitb14-noreg",
+        "dinov3/vits16plus",
+        "dinov3/vitl16",
+        "dinov3/vith16plus",
+    ],
+)
 def test_same_parameters_as_timms_model(name: str) -> None:
     arch = ARCHITECTURES[name]
     assert arch.timm_name is not None

@@ -161,6 +161,7 @@ def test_low_precision(kind: str) -> None:
     assert rope is None or rope.dtype == torch.float32
 
 
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3"], indirect=True)  # seconds each
 def test_compiles_without_a_break(kind: str) -> None:
     backbone = make(kind).eval()
     images = torch.randn(1, 3, 40, 70)
