@@ -260,25 +260,8 @@ def _only_for_training(hook: Any) -> bool:
 def _use_test_time_augmentation(cfg: Config) -> None:
     if not cfg.get("tta_pipeline") or not cfg.get("tta_model"):
         raise ValueError("--tta needs tta_pipeline and tta_model in the config.")
-    dataset = cfg.test_dataloader.dataset
-    pipeline = cfg.tta_pipeline
-    if dataset.type == "FolderSegDataset":
-        pipeline = _with_own_readers(pipeline)
-    dataset.pipeline = pipeline
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, "module": cfg.model}
-
-
-def _with_own_readers(node: Any) -> Any:
-    """Let nested steps read folder data by its own rules, as FolderSegDataset does at the top."""
-    readers = {"LoadImageFromFile": "LoadFolderImage", "LoadAnnotations": "LoadFolderAnnotations"}
-    if isinstance(node, dict):
-        copied = {key: _with_own_readers(value) for key, value in node.items()}
-        if isinstance(copied.get("type"), str):
-            copied["type"] = readers.get(copied["type"], copied["type"])
-        return copied
-    if isinstance(node, (list, tuple)):
-        return [_with_own_readers(item) for item in node]
-    return node
 
 
 def _log_to_file(runner: Runner) -> logging.Handler | None:
