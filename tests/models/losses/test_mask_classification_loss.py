@@ -7,20 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmseg_eomt.models.layers.step_random import StepRandom
 from mmseg_eomt.models.losses import MaskClassificationLoss
 from mmseg_eomt.models.losses.label_targets import LabelTargets
 from tests.models.losses.hf_oracle import hf_losses
+from tests.models.losses.rank_process import RANDOM, save_losses_of_rank
 from tests.models.losses.scenes import make_labels, make_predictions
-
-RANDOM = StepRandom(seed=5, step=3)
 
 
 def leaves(predictions: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
@@ -171,18 +169,6 @@ def test_totals_make_micro_batches_add_up_to_the_whole_batch(queries: int) -> No
         torch.testing.assert_close(torch.stack(parts).mean(0), value, msg=name)
 
 
-def _one_rank(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    data = torch.load(f"{folder}/data.pt")
-    part = slice(2 * rank, 2 * rank + 2)
-    predictions = [(m[part], c[part]) for m, c in data["predictions"]]
-    loss = MaskClassificationLoss(7, num_points=100)
-    losses = loss(predictions, data["labels"][part], random=RANDOM)
-    torch.save({k: v.detach() for k, v in losses.items()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     labels, predictions = make_labels(7, images=4), make_predictions(7, images=4)
     labels[3, 8:] = 255  # unequal numbers of masks
@@ -191,7 +177,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
-    spawn(_one_rank, args=(port, str(tmp_path)), nprocs=2)
+    # Forked, because importing the mm packages anew in each process takes many seconds.
+    start_processes(save_losses_of_rank, args=(port, str(tmp_path)), nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     alone = MaskClassificationLoss(7, num_points=100)(detached, labels, random=RANDOM)
     for name, value in alone.items():
