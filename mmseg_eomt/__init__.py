@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from mmseg_eomt import compat
 
+# Before anything imports mmseg.
 compat.apply()
 
 from mmseg_eomt import datasets, engine, evaluation, models  # noqa: E402
+from mmseg_eomt.apis import (  # noqa: E402
+    MODEL_NAMES,
+    SegmentationModel,
+    load_model,
+    load_model_from_checkpoint,
+    train_semantic_segmentation,
+)
+from mmseg_eomt.config_files import config_path  # noqa: E402
+from mmseg_eomt.version import __version__  # noqa: E402
 
-__version__ = "0.1.0"
-
-__all__ = ["__version__", "datasets", "engine", "evaluation", "models"]
+__all__ = [
+    "MODEL_NAMES",
+    "SegmentationModel",
+    "__version__",
+    "config_path",
+    "datasets",
+    "engine",
+    "evaluation",
+    "load_model",
+    "load_model_from_checkpoint",
+    "models",
+    "train_semantic_segmentation",
+]
