@@ -25,7 +25,9 @@ def resize_region(
     """Pixels ``[top:top+height, left:left+width]`` of ``image`` resized to ``size``.
 
     Bilinear with antialiasing, by Pillow (fixed-point on bytes). Only the source pixels that the
-    region needs are read. Equal to cropping the whole resized image up to 1 grey level.
+    region needs are read. Equal to cropping the whole resized image up to the rounding of Pillow's
+    two passes, 2 grey levels: at random scales of pure noise 0.6 % of the values differ by 1 and
+    one in a million by 2; at simple ratios such as 1/2 more ties are rounded the other way.
 
     Args:
         image (ndarray): ``uint8 [H, W, C]``.

@@ -24,7 +24,7 @@ class ScaleJitterCrop(BaseTransform):  # type: ignore[misc]
 
     Source: tue-mps/eomt @7bd19dd, datasets/transforms.py (ScaleJitter, pad, RandomCrop); there
     the colour jitter and flip are redrawn as well, and without limit. Only what the crop needs
-    is resized: the image to 1 grey level, the labels exactly as if the whole had been.
+    is resized, as if the whole had been: see `resize_region`.
 
     Args:
         size (int | tuple[int, int]): Crop size, ``(height, width)``.
