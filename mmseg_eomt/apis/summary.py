@@ -123,7 +123,7 @@ def _model_rows(cfg: Any, model: Any) -> list[tuple[str, str]]:
 
 
 def _parameter_rows(model: nn.Module) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, part in (*model.named_children(), ("total", model)):
         counts = {True: 0, False: 0}
         for parameter in part.parameters():

@@ -75,7 +75,7 @@ def train_semantic_segmentation(
         FileNotFoundError: If a folder or file is missing.
         ValueError: If an argument is wrong; the message says what is allowed.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "data": load_data(data).as_dict(),
         "model": model,
         "steps": steps,

@@ -65,8 +65,8 @@ def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, {"a": torch.zeros(2)}, tiny_header())
     before = path.read_bytes()
-    with pytest.raises(Exception, match=r"(?i)sparse"):
-        save_weights(path, {"a": torch.zeros(2).to_sparse()}, tiny_header())
+    with pytest.raises(Exception, match="complex128"):
+        save_weights(path, {"a": torch.zeros(2, dtype=torch.complex128)}, tiny_header())
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 

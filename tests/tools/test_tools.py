@@ -11,20 +11,26 @@ from types import ModuleType
 import numpy as np
 import pytest
 import yaml
-from mmseg_eomt.apis.inference import build_segmentor
-from mmseg_eomt.checkpoints.lean import save_weights
 from PIL import Image
 
+from mmseg_eomt.apis.inference import build_segmentor
+from mmseg_eomt.checkpoints.lean import save_weights
 from tests.apis.tiny import ARCH, CLASSES, make_data, tiny_header
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = (
-    "train_cfg.max_iters=3 train_cfg.global_batch_size=2 train_dataloader.num_workers=0 "
-    "train_dataloader.persistent_workers=False val_dataloader.num_workers=0 "
-    "val_dataloader.persistent_workers=False test_dataloader.num_workers=0 "
-    "test_dataloader.persistent_workers=False train_dataloader.dataset.pipeline.5.size=32 "
-    "val_dataloader.dataset.pipeline.1.size=32 test_dataloader.dataset.pipeline.1.size=32"
-).split()
+OPTIONS = [
+    "train_cfg.max_iters=3",
+    "train_cfg.global_batch_size=2",
+    "train_dataloader.num_workers=0",
+    "train_dataloader.persistent_workers=False",
+    "val_dataloader.num_workers=0",
+    "val_dataloader.persistent_workers=False",
+    "test_dataloader.num_workers=0",
+    "test_dataloader.persistent_workers=False",
+    "train_dataloader.dataset.pipeline.5.size=32",
+    "val_dataloader.dataset.pipeline.1.size=32",
+    "test_dataloader.dataset.pipeline.1.size=32",
+]
 
 
 def tool(name: str) -> ModuleType:
