@@ -183,7 +183,6 @@ def model_config(
             "mean": list(header.mean),
             "std": list(header.std),
             "bgr_to_rgb": header.bgr_to_rgb,
-            "size_divisor": 1,
             "seg_pad_val": header.ignore_index,
         },
         "backbone": backbone,
