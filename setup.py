@@ -61,6 +61,7 @@ EXTRAS = {
     "mlflow": ["mlflow"],
     "dev": [
         "build",
+        "mlflow",  # its and wandb's loggers are tested
         "mypy>=1.15",
         "pytest>=8",
         "pytest-xdist",
@@ -70,6 +71,7 @@ EXTRAS = {
         # 4.57: first with EoMT on DINOv3, the independent implementation in the parity tests.
         "transformers>=4.57",
         "types-PyYAML",
+        "wandb",
     ],
 }
 
