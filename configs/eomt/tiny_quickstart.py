@@ -17,8 +17,7 @@ crop_size = (96, 96)
 
 model = dict(
     backbone=dict(
-        # Without pretraining the blocks must act from the start, so layer scale begins at 1.
-        arch=dict(embed_dims=96, depth=6, num_heads=4, patch_size=8, init_values=1.0),
+        arch=dict(embed_dims=96, depth=6, num_heads=4, patch_size=8),
         pretrained=None,
         image_size=crop_size,
     ),

@@ -23,7 +23,8 @@ class Architecture:
         gated_mlp (bool): SwiGLU instead of GELU.
         num_registers (int): Register tokens beside the cls token.
         num_joint_blocks (int): Last blocks that EoMT runs on queries and patches together.
-        init_values (float): Layer scale at initialisation.
+        init_values (float | None): Layer scale at initialisation. None: see
+            :meth:`layer_scale`.
         timm_name (str | None): timm's model of these sizes. None where timm has none.
         timm_tag (str | None): Tag of the released weights on the timm hub. None: not there.
     """
@@ -37,9 +38,20 @@ class Architecture:
     gated_mlp: bool = False
     num_registers: int = 4
     num_joint_blocks: int = 3
-    init_values: float = 1e-5
+    init_values: float | None = None
     timm_name: str | None = None
     timm_tag: str | None = None
+
+    def layer_scale(self, pretrained: str | None) -> float:
+        """Layer scale at initialisation: as given, else 1e-5 where weights are loaded, else 1.
+
+        1e-5 is the value that DINOv2 and DINOv3 start their long pretraining from (Meta's public
+        configs). A short training from scratch has no time to grow it, so there each block acts
+        in full from the start.
+        """
+        if self.init_values is not None:
+            return self.init_values
+        return 1.0 if pretrained is None else 1e-5
 
     @property
     def hub_name(self) -> str | None:
@@ -133,7 +145,8 @@ def resolve_architecture(family: str, arch: str | Mapping[str, Any]) -> Architec
         arch (str | Mapping): A name such as ``'vits16'``, or a dict with ``embed_dims``,
             ``depth``, ``num_heads``, ``patch_size`` and optionally ``mlp_ratio`` (hidden width of
             the MLP, or of each half of a gated one, over ``embed_dims``; 4), ``num_registers``
-            (4), ``gated_mlp`` (False) and ``init_values`` (layer scale; 1e-5).
+            (4), ``gated_mlp`` (False) and ``init_values`` (layer scale, see
+            :meth:`Architecture.layer_scale`).
 
     Returns:
         Architecture: The sizes.
@@ -180,5 +193,5 @@ def resolve_architecture(family: str, arch: str | Mapping[str, Any]) -> Architec
         gated_mlp=gated,
         num_registers=arch.get("num_registers", 4),
         num_joint_blocks=min(default_num_joint_blocks(depth), depth),
-        init_values=arch.get("init_values", 1e-5),
+        init_values=arch.get("init_values"),
     )

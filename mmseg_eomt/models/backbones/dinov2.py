@@ -32,7 +32,8 @@ class DINOv2(ViTBackbone):
             L, 5 for g. Defaults to None.
         drop_path_rate (float): Stochastic depth of the last block; linear from 0. Defaults to 0.
 
-    The other arguments are those of :class:`ViTBackbone`.
+    Layer scale starts as :meth:`Architecture.layer_scale` says. The other arguments are those of
+    :class:`ViTBackbone`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class DINOv2(ViTBackbone):
                 image_size=image_size,
                 in_channels=in_channels,
                 drop_path_rate=drop_path_rate,
+                layer_scale=sizes.layer_scale(pretrained),
             ),
             num_joint_blocks=num_joint_blocks or sizes.num_joint_blocks,
             pretrained=pretrained,
@@ -79,6 +81,7 @@ def build_dinov2(
     image_size: int | tuple[int, int],
     in_channels: int,
     drop_path_rate: float,
+    layer_scale: float,
 ) -> nn.Module:
     """timm's ``VisionTransformer`` with DINOv2's settings (as its ``*_reg4_dinov2`` models)."""
     gated: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
@@ -94,7 +97,7 @@ def build_dinov2(
         num_heads=sizes.num_heads,
         # timm truncates ratio * C to a width; the half keeps rounding from losing one.
         mlp_ratio=(hidden + 0.5) / sizes.embed_dims,
-        init_values=sizes.init_values,
+        init_values=layer_scale,
         reg_tokens=sizes.num_registers,
         # With registers timm folds cls' own position into the cls token.
         no_embed_class=sizes.num_registers > 0,

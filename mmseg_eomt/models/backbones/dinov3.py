@@ -39,7 +39,8 @@ class DINOv3(ViTBackbone):
             L, 5 for H+ and 7B. Defaults to None.
         drop_path_rate (float): Stochastic depth of the last block; linear from 0. Defaults to 0.
 
-    The other arguments are those of :class:`ViTBackbone`.
+    Layer scale starts as :meth:`Architecture.layer_scale` says. The other arguments are those of
+    :class:`ViTBackbone`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class DINOv3(ViTBackbone):
                 image_size=image_size,
                 in_channels=in_channels,
                 drop_path_rate=drop_path_rate,
+                layer_scale=sizes.layer_scale(pretrained),
             ),
             num_joint_blocks=num_joint_blocks or sizes.num_joint_blocks,
             pretrained=pretrained,
@@ -83,6 +85,7 @@ def build_dinov3(
     image_size: int | tuple[int, int],
     in_channels: int,
     drop_path_rate: float,
+    layer_scale: float,
 ) -> nn.Module:
     """timm's ``Eva`` with DINOv3's settings (as its ``*_dinov3_qkvb`` models)."""
     return Eva(
@@ -100,7 +103,7 @@ def build_dinov3(
         mlp_ratio=(sizes.mlp_dims + 0.5) / sizes.embed_dims,
         swiglu_mlp=sizes.gated_mlp,
         swiglu_align_to=GATED_ALIGNMENT if sizes.gated_mlp else 0,
-        init_values=sizes.init_values,
+        init_values=layer_scale,
         num_reg_tokens=sizes.num_registers,
         use_abs_pos_emb=False,
         use_rot_pos_emb=True,

@@ -118,6 +118,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
             num_prefix_tokens=self.num_prefix_tokens,
             image_size=(images.shape[-2], images.shape[-1]),
             patch_size=self.patch_size,
+            recompute=self.with_cp and self.training,
         )
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -16,6 +16,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmseg_eomt.models.backbones.state import EncoderState
 from mmseg_eomt.models.layers import (
@@ -194,14 +195,18 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
     def _run(
         self, block: nn.Module, tokens: Tensor, state: EncoderState, mask: Tensor | None
     ) -> Tensor:
-        return run_joint_block(
-            block,
-            tokens,
-            num_queries=self.num_queries,
-            num_prefix_tokens=state.num_prefix_tokens,
-            rope=state.rope,
-            patch_mask=mask,
-        )
+        arguments: dict[str, Any] = {
+            "num_queries": self.num_queries,
+            "num_prefix_tokens": state.num_prefix_tokens,
+            "rope": state.rope,
+            "patch_mask": mask,
+        }
+        if state.recompute:
+            output: Tensor = checkpoint(
+                run_joint_block, block, tokens, use_reentrant=False, **arguments
+            )
+            return output
+        return run_joint_block(block, tokens, **arguments)
 
     def _predict(self, tokens: Tensor, state: EncoderState) -> Prediction:
         """Reads masks and classes off normalised ``tokens [B, T, C]``."""

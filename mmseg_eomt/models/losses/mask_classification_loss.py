@@ -110,9 +110,9 @@ class MaskClassificationLoss(nn.Module):
             dice_weight=dice_weight,
             ignore_rule=ignore_rule,
         )
-        weights = _complete_class_weights(class_weights, num_classes, no_object_weight)
+        self._class_weights = _complete_class_weights(class_weights, num_classes, no_object_weight)
+        weights = torch.tensor(self._class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
-        self._class_weights: list[float] = weights.tolist()
 
     def forward(
         self,
@@ -282,8 +282,8 @@ class MaskClassificationLoss(nn.Module):
 
 def _complete_class_weights(
     class_weights: Sequence[float] | None, num_classes: int, no_object_weight: float
-) -> Tensor:
-    """Class weights ``[K + 1]``, "no object" last."""
+) -> list[float]:
+    """K + 1 class weights, "no object" last."""
     if class_weights is None:
         class_weights = [1.0] * num_classes
     weights = [float(weight) for weight in class_weights]
@@ -296,4 +296,4 @@ def _complete_class_weights(
         )
     if min(weights) < 0:
         raise ValueError(f"class_weights must not be negative, found {min(weights)}")
-    return torch.tensor(weights)
+    return weights

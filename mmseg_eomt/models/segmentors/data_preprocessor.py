@@ -39,6 +39,8 @@ class EoMTDataPreProcessor(SegDataPreProcessor):  # type: ignore[misc]
                 "pads a training batch to its largest image and no test image. Leave them out."
             )
         super().__init__(**kwargs)
+        # mmseg's own flag is named differently in its two families.
+        self._reorders_channels = bool(kwargs.get("bgr_to_rgb") or kwargs.get("rgb_to_bgr"))
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Normalises ``inputs`` (list of ``[C, H, W]`` or ``[B, C, H, W]``)."""
@@ -62,7 +64,7 @@ class EoMTDataPreProcessor(SegDataPreProcessor):  # type: ignore[misc]
 
     def _normalise(self, images: Tensor) -> Tensor:
         """Reorders and normalises ``[..., C, H, W]``."""
-        if self.channel_conversion and images.shape[-3] == 3:
+        if self._reorders_channels and images.shape[-3] == 3:
             images = images.flip(-3)
         images = images.float()
         return (images - self.mean) / self.std if self._enable_normalize else images

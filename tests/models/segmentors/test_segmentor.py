@@ -30,6 +30,10 @@ def _make(patch_size: int = 16, **test_cfg: Any) -> EoMTSegmentor:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
+        # Each query is sure of a class of its own, so label maps have several classes.
+        head = model.decode_head
+        head.class_head.weight.normal_(std=2.0)
+        head.mask_head[-1].weight.mul_(4.0)
     return model.eval()
 
 
@@ -57,6 +61,7 @@ def test_images_of_any_sizes_share_forwards_and_keep_their_results(mode: str) ->
         alone = single.test_step({key: value[index : index + 1] for key, value in data.items()})[0]
         labels = together[index].pred_sem_seg.data
         assert labels.shape == (1, 2 * size[0], 2 * size[1] + 1)
+        assert len(labels.unique()) > 1, "a plain picture would hide every fault"
         assert (labels == alone.pred_sem_seg.data).float().mean() > 0.999
 
 
