@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
+from mmseg_eomt.apis.arguments import apply_transform_args
 from mmseg_eomt.apis.errors import run_tool
 from mmseg_eomt.apis.precision import mixed_precision
 from mmseg_eomt.apis.run import LAUNCHERS, prepare_training, run_training, world_size_of
@@ -29,6 +30,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="continue from this checkpoint; without a path from the newest in the work dir",
     )
     parser.add_argument("--data", metavar="DATA.yaml", help="one's own folders (folder configs)")
+    parser.add_argument(
+        "--image-size",
+        nargs="+",
+        type=int,
+        metavar="SIDE",
+        help="training crop: one side, or height and width; testing takes its short side",
+    )
     parser.add_argument("--checkpoint", metavar="PATH", help="start from the weights of a run")
     parser.add_argument(
         "--reuse-class-head",
@@ -71,6 +79,9 @@ def train(args: argparse.Namespace) -> None:
     if args.backbone_weights is not None:
         none = args.backbone_weights.lower() == "none"
         cfg.model.backbone.pretrained = None if none else args.backbone_weights
+    if args.image_size is not None:
+        size = args.image_size[0] if len(args.image_size) == 1 else tuple(args.image_size)
+        apply_transform_args(cfg, {"image_size": size})
     if args.seed is not None:
         cfg.randomness = {**(cfg.get("randomness") or {}), "seed": args.seed}
     if args.amp:

@@ -13,6 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import LogProcessor, Runner
 from mmseg.registry import RUNNERS
 from torch import distributed, nn
+from torch.utils.data import DataLoader
 
 from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook
 from mmseg_eomt.engine.runner.accumulation_loop import AccumulationTrainLoop
@@ -70,6 +71,18 @@ class SegmentationRunner(Runner):  # type: ignore[misc]
             }
         wrapped: nn.Module = super().wrap_model(model_wrapper_cfg, model)
         return wrapped
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader[Any] | dict[str, Any],
+        seed: int | None = None,
+        diff_rank_seed: bool = False,
+    ) -> DataLoader[Any]:
+        """Builds a data loader; memory is pinned only where there is a device to copy it to."""
+        if isinstance(dataloader, dict) and not torch.cuda.is_available():
+            dataloader = {**dataloader, "pin_memory": False}
+        loader: DataLoader[Any] = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        return loader
 
     def build_log_processor(self, log_processor: LogProcessor | dict[str, Any]) -> LogProcessor:
         """Uses ``StepLogProcessor`` unless the config names another type."""
