@@ -48,4 +48,6 @@ def _run(command: list[str]) -> None:
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500, check=False
     )
     if done.returncode:
-        pytest.fail(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr[-5000:]}")
+        pytest.fail(
+            f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr[-5000:]}"
+        )
