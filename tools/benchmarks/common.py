@@ -208,9 +208,12 @@ def _measure_peak(
 
 def import_models() -> None:
     """Imports what any contestant needs, so that code does not count as memory of one of them."""
-    import transformers.models.eomt.modeling_eomt
-    import transformers.models.eomt_dinov3.modeling_eomt_dinov3
     from mmengine.registry import init_default_scope
+    from transformers import (  # noqa: F401
+        EomtDinov3ForUniversalSegmentation,
+        EomtForUniversalSegmentation,
+        EomtImageProcessorPil,
+    )
 
     import mmseg_eomt  # noqa: F401
 
