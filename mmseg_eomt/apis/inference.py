@@ -98,7 +98,8 @@ class SegmentationModel:
         results = self.segmentor.test_step(  # type: ignore[operator]
             {"inputs": inputs, "data_samples": samples}
         )
-        return [self._ids[sample.pred_sem_seg.data[0].cpu().long()] for sample in results]
+        # An int32 index: one of int64 would double the memory of a large label map.
+        return [self._ids[sample.pred_sem_seg.data[0].cpu()] for sample in results]
 
     def overlay(
         self, image: ImageLike, mask: Tensor | None = None, *, opacity: float = 0.5

@@ -66,8 +66,12 @@ class EoMTDataPreProcessor(SegDataPreProcessor):  # type: ignore[misc]
         """Reorders and normalises ``[..., C, H, W]``."""
         if self._reorders_channels and images.shape[-3] == 3:
             images = images.flip(-3)
-        images = images.float()
-        return (images - self.mean) / self.std if self._enable_normalize else images
+        if not self._enable_normalize:
+            return images.float()
+        centred: Tensor = images.float() if images.is_floating_point() else images
+        # One float copy of the image, not three.
+        normalised: Tensor = (images - self.mean).div_(self.std)
+        return normalised
 
 
 def _pad(image: Tensor, height: int, width: int, value: float) -> Tensor:

@@ -18,7 +18,8 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmseg_eomt.models.segmentors.scores import View, label_map, score_map
+from mmseg_eomt.models.segmentors.canvas import View
+from mmseg_eomt.models.segmentors.scores import label_map, score_map
 from mmseg_eomt.models.segmentors.windows import cover
 
 MIB = 2**20
@@ -151,15 +152,20 @@ class EoMTSegmentor(EncoderDecoder):  # type: ignore[misc]
 
     def _run_windows(self, crops: list[Tensor]) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Mask logits ``[n, Q, s_h, s_w]``, class probabilities ``[n, K, Q]``, padded size."""
-        masks, classes = [], []
-        for first in range(0, len(crops), self.test_cfg["window_batch"]):
-            batch = torch.stack(crops[first : first + self.test_cfg["window_batch"]])
-            state = self.extract_feat(batch)
+        masks, classes = torch.empty(0), torch.empty(0)
+        limit = self.test_cfg["window_batch"]
+        for first in range(0, len(crops), limit):
+            part = slice(first, min(first + limit, len(crops)))
+            state = self.extract_feat(torch.stack(crops[part]))
             mask_logits, class_logits = self.decode_head(state)
-            masks.append(mask_logits)
-            classes.append(class_logits.float().softmax(-1)[..., :-1].transpose(1, 2))
+            probabilities = class_logits.float().softmax(-1)[..., :-1].transpose(1, 2)
+            if first == 0:
+                # Filled batch by batch: a list joined at the end would take twice the memory.
+                masks = mask_logits.new_empty((len(crops), *mask_logits.shape[1:]))
+                classes = probabilities.new_empty((len(crops), *probabilities.shape[1:]))
+            masks[part], classes[part] = mask_logits, probabilities
         height, width = (side * state.patch_size for side in state.grid)
-        return torch.cat(masks), torch.cat(classes), (height, width)
+        return masks, classes, (height, width)
 
     def store_result(self, sample: SegDataSample, views: list[View]) -> None:
         """Puts the label map of an image, averaged over its views, into its sample."""

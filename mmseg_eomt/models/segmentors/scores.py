@@ -1,7 +1,10 @@
-"""Scores per pixel and class from mask and class predictions, in bounded memory.
+"""Label maps and scores at the original size, in bounded memory.
 
-Shape legend: n windows, Q queries, K classes, s mask resolution, h/w the resized image (canvas),
-H/W pixels of the result.
+Shape legend: K classes, h/w the resized image (canvas), H/W pixels of the result.
+
+A result pixel is a weighted mean of four canvas pixels. Where all four have the same best class,
+so has it, and its scores need not be computed: only pixels along the borders of regions are
+resized. The label map is the same.
 """
 
 from __future__ import annotations
@@ -13,28 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_eomt.models.segmentors.canvas import Taps, View, canvas_rows, taps
 
-@dataclass(frozen=True)
-class View:
-    """The predictions of one image seen once: resized, maybe mirrored, cut in windows.
-
-    Attributes:
-        masks (Tensor): Mask logits ``[n, Q, s_h, s_w]``; they span ``padded``.
-        classes (Tensor): Class probabilities ``[n, K, Q]``, "no object" left out.
-        starts (tuple): ``(top, left)`` of each window on the canvas.
-        window (tuple[int, int]): Height and width of the windows.
-        padded (tuple[int, int]): The same, up to the next multiple of the patch size.
-        size (tuple[int, int]): Canvas (h, w).
-        flip (str, optional): 'horizontal', 'vertical' or None: how the canvas was mirrored.
-    """
-
-    masks: Tensor
-    classes: Tensor
-    starts: tuple[tuple[int, int], ...]
-    window: tuple[int, int]
-    padded: tuple[int, int]
-    size: tuple[int, int]
-    flip: str | None = None
+CHUNK = 2**19
+"""Scores of border pixels computed at a time (2 MiB, a few of them): stays in the cache."""
+STRIP = 32
+"""Canvas rows held at a time, if they fit: their scores stay in the cache."""
 
 
 def label_map(views: Sequence[View], size: tuple[int, int], *, memory: int) -> Tensor:
@@ -43,124 +30,103 @@ def label_map(views: Sequence[View], size: tuple[int, int], *, memory: int) -> T
     Args:
         views (Sequence[View]): Of one image; their scores are averaged.
         size (tuple[int, int]): (H, W) of the result.
-        memory (int): Bytes that scores may take at a time.
+        memory (int): Bytes that scores may take at a time; one row of the result is always made
+            at once.
 
     Returns:
         Tensor: ``int32 [H, W]``, class indices.
     """
-    device = views[0].masks.device
-    labels = torch.empty(size, dtype=torch.int32, device=device)
+    labels = torch.empty(size, dtype=torch.int32, device=views[0].masks.device)
     for first, last in _strips(views, size, memory):
-        labels[first:last] = _score_rows(views, size, first, last).argmax(0)
+        parts = [_Part.of(view, size, first, last) for view in views]
+        labels[first:last] = _labels_of(parts)
     return labels
 
 
 def score_map(views: Sequence[View], size: tuple[int, int]) -> Tensor:
     """All scores ``float32 [K, H, W]``: sums over queries of mask times class probability."""
-    return _score_rows(views, size, 0, size[0])
-
-
-def _strips(views: Sequence[View], size: tuple[int, int], memory: int) -> Iterator[tuple[int, int]]:
-    """Row ranges of the result whose computation stays within ``memory`` bytes."""
-    per_row = 0.0
-    fixed = 0.0
-    for view in views:
-        _, classes, queries = view.classes.shape
-        # Canvas rows: logits interpolated in rows, then in columns, sigmoid, product, sum.
-        canvas = 4.0 * (4 * queries * view.window[1] + 3 * classes * view.size[1])
-        fixed = max(fixed, 2 * canvas)
-        result = 4.0 * classes * (2 * view.size[1] + 3 * size[1])
-        per_row = max(per_row, result + canvas * view.size[0] / size[0])
-    rows = max(1, min(size[0], int((memory - fixed) // per_row)))
-    for first in range(0, size[0], rows):
-        yield first, min(first + rows, size[0])
-
-
-def _score_rows(views: Sequence[View], size: tuple[int, int], first: int, last: int) -> Tensor:
-    """Rows ``first`` to ``last`` of the averaged scores at ``size``: ``[K, last - first, W]``."""
     total: Tensor | None = None
     for view in views:
-        upper, lower, weight = _rows_of_resize(view.size[0], size[0], first, last)
-        top = upper[0]
-        canvas = _canvas_rows(view, top, lower[-1] + 1)
-        rows = _interpolate_rows(
-            canvas, [row - top for row in upper], [row - top for row in lower], weight
-        )
-        scores = _interpolate_columns(rows, size[1])
-        total = scores if total is None else total.add_(scores)
+        canvas = canvas_rows(view, 0, view.size[0]).permute(2, 0, 1)[None].contiguous()
+        if view.size != size:
+            canvas = F.interpolate(canvas, size, mode="bilinear", align_corners=False)
+        total = canvas[0] if total is None else total.add_(canvas[0])
     assert total is not None, "at least one view"
     return total if len(views) == 1 else total.div_(len(views))
 
 
-def _canvas_rows(view: View, first: int, last: int) -> Tensor:
-    """Rows of the averaged window scores on the canvas, mirrored back: ``[K, rows, w]``."""
-    height, width = view.size
-    if view.flip == "vertical":
-        first, last = height - last, height - first
-    canvas = view.masks.new_zeros((view.classes.shape[1], last - first, width), dtype=torch.float32)
-    for index, (top, left) in enumerate(view.starts):
-        begin, end = max(first, top), min(last, top + view.window[0])
-        if begin >= end:
-            continue
-        scores = _window_rows(view, index, begin - top, end - top)
-        canvas[:, begin - first : end - first, left : left + view.window[1]] += scores
-    if len(view.starts) > 1:
-        canvas /= _coverage(view, first, last, canvas.device)
-    if view.flip == "vertical":
-        return canvas.flip(1)
-    return canvas.flip(2) if view.flip == "horizontal" else canvas
+def _strips(views: Sequence[View], size: tuple[int, int], memory: int) -> Iterator[tuple[int, int]]:
+    """Row ranges of the result whose computation stays within ``memory`` bytes."""
+    per_row, fixed, rows = 0.0, 4.0 * 8 * CHUNK, float(size[0])
+    for view in views:
+        _, classes, queries = view.classes.shape
+        # Scores; a share of the mask rows: as they are, to the left, to the right, steps.
+        canvas = 4.0 * (classes * view.size[1] + 4 * queries * view.window[1])
+        fixed += 2 * canvas  # the rows that a resize reads beyond its own
+        per_row += canvas * view.size[0] / size[0]
+        if view.masks.device.type == "cpu":
+            rows = min(rows, STRIP * size[0] / view.size[0])
+    per_row += 64.0 * size[1]  # best classes and places of pixels on borders
+    rows = max(1, min(int(rows), int((memory - fixed) // per_row)))
+    for first in range(0, size[0], rows):
+        yield first, min(first + rows, size[0])
 
 
-def _window_rows(view: View, index: int, first: int, last: int) -> Tensor:
-    """Scores of rows ``first`` to ``last`` of one window: ``[K, rows, window width]``.
+@dataclass(frozen=True)
+class _Part:
+    """Canvas rows of a view and how rows of the result are read from them."""
 
-    Mask logits are brought to full resolution before the sigmoid, as in the published evaluation.
-    """
-    masks = view.masks[index].float()  # [Q, s_h, s_w]
-    upper, lower, weight = _rows_of_resize(masks.shape[1], view.padded[0], first, last)
-    logits = _interpolate_rows(masks, upper, lower, weight)
-    logits = _interpolate_columns(logits, view.padded[1])[..., : view.window[1]]
-    scores = view.classes[index].float() @ logits.sigmoid().flatten(1)
-    return scores.view(-1, last - first, view.window[1])
+    scores: Tensor  # [h * w, K], of some rows of the canvas
+    width: int
+    down: Taps
+    across: Taps
 
+    @classmethod
+    def of(cls, view: View, size: tuple[int, int], first: int, last: int) -> _Part:
+        """What rows ``first`` to ``last`` of a result of ``size`` read."""
+        device = view.masks.device
+        down = taps(view.size[0], size[0], first, last, device=device)
+        top = int(down.lower[0])
+        canvas = canvas_rows(view, top, int(down.upper[-1]) + 1)
+        down = Taps(down.lower - top, down.upper - top, down.weight)
+        across = taps(view.size[1], size[1], 0, size[1], device=device)
+        return cls(canvas.flatten(0, 1), view.size[1], down, across)
 
-def _coverage(view: View, first: int, last: int, device: torch.device) -> Tensor:
-    """How many windows lie on each pixel of canvas rows ``first`` to ``last``: ``[rows, w]``."""
-    count = torch.zeros(view.size, dtype=torch.float32)
-    for top, left in view.starts:
-        count[top : top + view.window[0], left : left + view.window[1]] += 1
-    return count[first:last].to(device)
+    def clear_labels(self) -> Tensor:
+        """The class that is best in all pixels read, else -1: ``int32 [rows, W]``."""
+        best = self.scores.argmax(-1).int().view(-1, self.width)
+        below = torch.cat((best[1:], best[-1:]))
+        cells = torch.where(best == below, best, -1)
+        beside = torch.cat((cells[:, 1:], cells[:, -1:]), dim=1)
+        cells = torch.where(cells == beside, cells, -1)
+        return cells.index_select(0, self.down.lower).index_select(1, self.across.lower)
 
-
-def _rows_of_resize(
-    source: int, target: int, first: int, last: int
-) -> tuple[list[int], list[int], Tensor]:
-    """Source rows and weights of rows ``first`` to ``last`` of a bilinear resize.
-
-    As ``F.interpolate(align_corners=False)``, in float32.
-
-    Returns:
-        tuple: Upper rows, lower rows, and the weight ``[rows]`` of the lower ones.
-    """
-    scale = torch.tensor(source / target, dtype=torch.float32)
-    position = (scale * (torch.arange(first, last) + 0.5) - 0.5).clamp_(min=0)
-    upper = position.floor().clamp_(max=source - 1)
-    lower = (upper + 1).clamp_(max=source - 1)
-    return upper.long().tolist(), lower.long().tolist(), position - upper
-
-
-def _interpolate_rows(image: Tensor, upper: list[int], lower: list[int], weight: Tensor) -> Tensor:
-    """Mixes rows of ``image [K, h, w]`` to ``[K, rows, w]``."""
-    if not weight.any() and upper == list(range(upper[0], upper[0] + len(upper))):
-        return image[:, upper[0] : upper[0] + len(upper)]
-    index = torch.tensor([upper, lower], device=image.device)
-    above, below = image.index_select(1, index[0]), image.index_select(1, index[1])
-    return torch.lerp(above, below, weight.to(image.device)[:, None])
+    def scores_at(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Resized scores ``[pixels, K]`` at some pixels of the result."""
+        left, right = self.across.lower[columns], self.across.upper[columns]
+        weight = self.across.weight[columns, None]
+        sides = []
+        for line in (self.down.lower[rows], self.down.upper[rows]):
+            line = line * self.width
+            start = self.scores.index_select(0, line + left)
+            step = self.scores.index_select(0, line + right).sub_(start)
+            sides.append(start.addcmul_(step, weight))
+        upper, lower = sides
+        return upper.addcmul_(lower.sub_(upper), self.down.weight[rows, None])
 
 
-def _interpolate_columns(image: Tensor, width: int) -> Tensor:
-    """Resizes the width of ``image [K, rows, w]`` bilinearly."""
-    if image.shape[2] == width:
-        return image
-    size = (image.shape[1], width)
-    return F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+def _labels_of(parts: Sequence[_Part]) -> Tensor:
+    """Best classes ``int32 [rows, W]`` of the sum of all parts."""
+    labels = parts[0].clear_labels()
+    for part in parts[1:]:
+        other = part.clear_labels()
+        labels = torch.where(labels == other, labels, -1)
+    rows, columns = (labels < 0).nonzero(as_tuple=True)
+    count = max(1, CHUNK // parts[0].scores.shape[1])
+    for first in range(0, len(rows), count):
+        places = rows[first : first + count], columns[first : first + count]
+        scores = parts[0].scores_at(*places)
+        for part in parts[1:]:
+            scores += part.scores_at(*places)
+        labels[places] = scores.argmax(-1).int()
+    return labels

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmseg_eomt.models.segmentors.scores import View, label_map, score_map
+from mmseg_eomt.models.segmentors.canvas import View
+from mmseg_eomt.models.segmentors.scores import label_map, score_map
 from mmseg_eomt.models.segmentors.windows import cover
 
 Q, K = 6, 5
