@@ -65,3 +65,11 @@ def test_two_steps_of_training_then_test_and_predict(
     with Image.open(image) as picture, Image.open(mask) as prediction:
         assert prediction.size == picture.size
         assert np.asarray(prediction).max() < 20
+
+    # The config that the run leaves behind is one that MMSegmentation's own tools can use.
+    from mmseg.apis import MMSegInferencer
+
+    inferencer = MMSegInferencer(model=str(run / "own.py"), weights=str(checkpoint), device="cpu")
+    with Image.open(image) as picture:
+        prediction = inferencer(str(image), return_datasamples=False)["predictions"]
+        assert prediction.shape == (picture.height, picture.width)

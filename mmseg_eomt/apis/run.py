@@ -74,10 +74,10 @@ def prepare_training(
     if not validate:
         cfg = cfg.copy()
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    # Testing is tools/test.py's; a runner would demand the test data of the config.
+    # The test data stay in the config unchecked: the dump in the run folder serves tools/test.py
+    # and MMSegInferencer, and a runner builds them only to test.
     run = resolve_config(cfg, data=data, world_size=world_size, splits=splits)
     cfg = run.cfg
-    cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
     if not validate:
         # Without a score there is no best checkpoint to keep.
         cfg.default_hooks.checkpoint.pop("save_best", None)
