@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from mmseg_eomt.models.layers.step_random import StepRandom
 from mmseg_eomt.models.losses.label_targets import LabelTargets
 from mmseg_eomt.models.losses.matcher import HungarianMatcher, Matches, Prediction
-from mmseg_eomt.models.losses.point_sampling import sample_labels, sample_maps
+from mmseg_eomt.models.losses.point_sampling import (
+    chosen_values,
+    sample_labels,
+    sample_maps,
+    smallest,
+)
 
 
 @MODELS.register_module()
@@ -219,23 +224,20 @@ class MaskClassificationLoss(nn.Module):
         samples = sample_labels(targets.codes, pool, ignored_code=targets.num_classes)
         share = samples.labelled_share() if self.ignore_rule == "skip" else None  # [B, N]
         slot_of, _ = targets.slots(matches.num_slots)
-        pool_values = samples.class_values(slot_of, matches.num_slots)[images, slots]  # [G, N]
+        class_values = samples.class_values(slot_of, matches.num_slots).flatten(0, 1)  # [B * M, N]
+        rows = images * matches.num_slots + slots
 
-        certainty = sample_maps(maps.detach(), pool[:num_candidates]).abs_()  # [G, 3P]
+        pool_logits = sample_maps(maps.detach(), pool)  # [G, N]
+        certainty = pool_logits[:, :num_candidates].abs()
         if share is not None:
             nothing_to_learn = share[:, :num_candidates] == 0
             certainty.masked_fill_(nothing_to_learn[images], torch.inf)
-        num_uncertain = int(self.importance_ratio * self.num_points)
-        index = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
+        uncertain = smallest(certainty, int(self.importance_ratio * self.num_points))
+        uniform = torch.arange(num_candidates, len(pool), device=pool.device)
+        index = torch.cat([uncertain, uniform.expand(len(maps), -1)], dim=1)  # [G, P]
 
-        def choose(rows: Tensor) -> Tensor:
-            """The chosen candidates and all uniform points of ``rows[G, N]``: ``[G, P]``."""
-            return torch.cat([rows.gather(1, index), rows[:, num_candidates:]], dim=1)
-
-        value = choose(pool_values)
-        uniform = pool[num_candidates:].expand(len(maps), -1, -1)
-        points = torch.cat([F.embedding(index, pool), uniform], dim=1)  # [G, P, 2]
-        logit = sample_maps(maps, points)
+        value = class_values.index_select(0, rows).gather(1, index)
+        logit = chosen_values(maps, pool_logits, index, pool)
         probability = logit.sigmoid()
         overlap = (probability * value).sum(1)
         if share is None:
@@ -244,7 +246,7 @@ class MaskClassificationLoss(nn.Module):
             )
             mass = probability.sum(1)
         else:
-            weight = choose(share[images])
+            weight = share.index_select(0, images).gather(1, index)
             cross_entropy = (weight * F.softplus(logit) - value * logit).sum(1)
             cross_entropy = cross_entropy / weight.sum(1).clamp(min=1)
             mass = (weight * probability).sum(1)

@@ -19,7 +19,11 @@ from torch import Tensor, nn
 
 from mmseg_eomt.models.layers.step_random import StepRandom
 from mmseg_eomt.models.losses.label_targets import LabelTargets
-from mmseg_eomt.models.losses.point_sampling import sample_labels, sample_maps
+from mmseg_eomt.models.losses.point_sampling import (
+    sample_labels,
+    sample_maps_by_point,
+    softplus_sum,
+)
 
 Prediction = tuple[Tensor, Tensor]
 IGNORE_RULES = ("negative", "skip")
@@ -162,18 +166,26 @@ class HungarianMatcher(nn.Module):
         With logits x, probabilities s, class values t and point weights v, cross-entropy sums to
         sum(v * softplus(x)) - sum(t * x), so that one product of matrices serves all pairs.
         """
-        logits = sample_maps(masks.float().flatten(0, 1), points).view(*masks.shape[:2], -1)
+        batch, num_queries = masks.shape[:2]
+        logits = sample_maps_by_point(masks.float().flatten(0, 1), points)  # [P, b * Q]
         probabilities = logits.sigmoid()
-        columns = values.transpose(1, 2)
-        logit_overlap, overlap = logits @ columns, probabilities @ columns
-        positive = F.softplus(logits)
+
+        def overlaps(points_first: Tensor, targets: Tensor) -> Tensor:
+            """Sums over points of ``[P, b * Q]`` times ``targets[b, M, P]``: ``[b, Q, M]``."""
+            columns = points_first.unflatten(1, (batch, num_queries)).transpose(0, 1)  # [b, P, Q]
+            return (targets @ columns).transpose(1, 2)
+
+        logit_overlap, overlap = overlaps(logits, values), overlaps(probabilities, values)
         if share is None:
-            mass, softplus = probabilities.sum(-1, keepdim=True), positive.sum(-1, keepdim=True)
+            mass = probabilities.sum(0).view(batch, num_queries, 1)
+            softplus = softplus_sum(logits).view(batch, num_queries, 1)
             cross_entropy = (softplus - logit_overlap) / len(points)
         else:
-            weights = share[..., None]
-            mass, softplus = probabilities @ weights, positive @ weights
-            cross_entropy = (softplus - logit_overlap) / weights.sum(1, keepdim=True).clamp(min=1)
+            weights = share[:, None]  # [b, 1, P]
+            mass = overlaps(probabilities, weights)
+            softplus = overlaps(F.softplus(logits), weights)
+            labelled = weights.sum(2, keepdim=True).clamp(min=1)
+            cross_entropy = (softplus - logit_overlap) / labelled
         dice = 1 - (2 * overlap + 1) / (mass + values.sum(-1)[:, None] + 1)
         return self.mask_weight * cross_entropy + self.dice_weight * dice
 

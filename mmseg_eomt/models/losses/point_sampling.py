@@ -10,7 +10,9 @@ Shapes: B images, G masks, P points, K classes, H/W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -118,3 +120,96 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
     """
     grid = (2 * points - 1).expand(len(maps), -1, -1)[:, :, None]  # [G, P, 1, 2]
     return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, :, 0]
+
+
+def sample_maps_by_point(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values ``[P, G]`` of ``maps[G, h, w]`` at ``points[P, 2]`` that all maps share.
+
+    The same numbers as :func:`sample_maps`, point by point: one weighted sum of four rows of G
+    neighbouring numbers each, which takes 60 % of the time on a CPU. Without a gradient.
+    """
+    index, weights, inside = bilinear_neighbours(points, (maps.shape[-2], maps.shape[-1]))
+    rows = maps.detach().flatten(1).t().contiguous()  # [h * w, G]
+    return F.embedding_bag(
+        index.t().contiguous(),
+        rows,
+        per_sample_weights=(weights * inside).t().contiguous(),
+        mode="sum",
+    )
+
+
+def smallest(rows: Tensor, count: int) -> Tensor:
+    """Indices ``[G, count]`` of the smallest numbers of each of ``rows[G, N]``, in any order.
+
+    On a CPU a partition in numpy takes a quarter of the time of torch's ``topk``.
+    """
+    if rows.device.type != "cpu":
+        return rows.topk(count, dim=1, largest=False, sorted=False).indices
+    chosen = np.empty((len(rows), count), dtype=np.int64)
+    if count:
+        for row, places in zip(rows.numpy(), chosen, strict=True):
+            bound = np.partition(row, count - 1)[count - 1]
+            found = np.flatnonzero(row <= bound)
+            if len(found) != count:  # some equal the bound and are too many, or there is a nan
+                found = np.argpartition(row, count - 1)[:count]
+            places[:] = found
+    return torch.from_numpy(chosen)
+
+
+class _ChosenValues(torch.autograd.Function):
+    """Values of maps at chosen points of a pool that they have been sampled at already.
+
+    Keeps nothing but the choice: 4 bytes a value, where ``grid_sample`` keeps maps and points.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, maps: Tensor, pool_values: Tensor, index: Tensor, pool: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(index.int(), pool)
+        ctx.shape = maps.shape
+        return pool_values.gather(1, index)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        index, pool = ctx.saved_tensors
+        count, height, width = ctx.shape
+        grid = F.embedding(index, 2 * pool - 1)[:, :, None]  # [G, P, 1, 2]
+        # The gradient to the maps is linear in them: only their shape is read.
+        maps = gradient.new_zeros(()).expand(count, 1, height, width)
+        to_maps, _ = torch.ops.aten.grid_sampler_2d_backward(
+            gradient[:, None, :, None], maps, grid, 0, 0, False, [True, False]
+        )
+        return to_maps[:, 0], None, None, None
+
+
+def chosen_values(maps: Tensor, pool_values: Tensor, index: Tensor, pool: Tensor) -> Tensor:
+    """Values ``[G, P]`` of ``maps[G, h, w]`` at points chosen from ``pool[N, 2]``.
+
+    Args:
+        maps (Tensor): ``[G, h, w]`` float32; the gradient goes to them.
+        pool_values (Tensor): ``[G, N]``, :func:`sample_maps` of the maps at the pool.
+        index (Tensor): ``[G, P]`` int64, which points of the pool.
+        pool (Tensor): ``[N, 2]``.
+
+    Returns:
+        Tensor: ``[G, P]``, equal to ``sample_maps(maps, pool[index])`` in value and gradient.
+    """
+    values: Tensor = _ChosenValues.apply(maps, pool_values, index, pool)
+    return values
+
+
+def softplus_sum(logits: Tensor) -> Tensor:
+    """Sum of ``softplus(logits[P, ...])`` over the first dimension.
+
+    softplus(x) = max(x, 0) - log(sigmoid(|x|)), and a sum of logarithms is the logarithm of a
+    product. The factors lie in [1/2, 1], so that 64 of them fit a float32, and one logarithm does
+    for 64 points: a third of the time on a CPU.
+    """
+    factors = logits.abs().sigmoid_()
+    missing = -len(factors) % 64
+    if missing:
+        factors = torch.cat([factors, factors.new_ones(missing, *factors.shape[1:])])
+    logarithms = factors.unflatten(0, (-1, 64)).prod(1).log_()
+    return logits.clamp(min=0).sum(0) - logarithms.sum(0)
