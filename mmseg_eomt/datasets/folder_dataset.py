@@ -23,6 +23,8 @@ from mmseg_eomt.datasets.label_table import IGNORED
 # mmseg's tools and its inferencer look for these names in a pipeline, so configs may use them;
 # this dataset's files are read by its own rules either way.
 _OWN_READERS = {"LoadImageFromFile": "LoadFolderImage", "LoadAnnotations": "LoadFolderAnnotations"}
+# Its labels are bytes, which the stock step would widen eightfold.
+_STOCK_PACKING, _OWN_PACKING = "PackSegInputs", "PackByteInputs"
 
 
 @DATASETS.register_module()
@@ -34,7 +36,7 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
     construction, and a sample of the masks is read.
 
     ``LoadImageFromFile`` and ``LoadAnnotations`` in ``pipeline`` stand for `LoadFolderImage` and
-    `LoadFolderAnnotations`.
+    `LoadFolderAnnotations`, ``PackSegInputs`` for `PackByteInputs`.
 
     Args:
         data (dict | str): What `load_data` reads.
@@ -141,11 +143,13 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
 
 
 def _own_reader(step: Any) -> Any:
-    """A pipeline step with the stock readers replaced, nested steps (TestTimeAug) included."""
+    """A pipeline step with stock readers and packing replaced, nested ones too (TestTimeAug)."""
     if isinstance(step, (list, tuple)):
         return [_own_reader(part) for part in step]
     if not isinstance(step, Mapping):
         return step
+    if step.get("type") == _STOCK_PACKING:
+        return {**step, "type": _OWN_PACKING}
     own = _OWN_READERS.get(str(step.get("type")))
     if own is None:
         return {key: _own_reader(v) if key == "transforms" else v for key, v in step.items()}

@@ -42,12 +42,12 @@ def test_samples_hold_mapped_labels_and_user_ids(folder: Path, describe: Describ
 
 
 @pytest.mark.parametrize("readers", ["stock names", "own names"])
-def test_stock_reader_names_mean_the_own_readers(describe: Describe, readers: str) -> None:
+def test_stock_names_mean_the_own_readers_and_packing(describe: Describe, readers: str) -> None:
     own = [{"type": "LoadFolderImage"}, {"type": "LoadFolderAnnotations"}]
     pipeline = LOAD if readers == "stock names" else own
     dataset = FolderSegDataset(describe(), pipeline=[*pipeline, PACK])
     steps = [type(step).__name__ for step in dataset.pipeline.transforms]
-    assert steps == ["LoadFolderImage", "LoadFolderAnnotations", "PackSegInputs"]
+    assert steps == ["LoadFolderImage", "LoadFolderAnnotations", "PackByteInputs"]
 
 
 def test_test_time_augmentation_reads_by_the_own_rules(describe: Describe) -> None:

@@ -1,0 +1,53 @@
+"""Packing without widening labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mmseg.datasets.transforms import PackSegInputs
+
+from mmseg_eomt.datasets.transforms import PackByteInputs
+from mmseg_eomt.models.layers.step_random import StepRandom
+from mmseg_eomt.models.losses import MaskClassificationLoss
+
+
+def sample(dtype: type) -> dict[str, object]:
+    rng = np.random.default_rng(0)
+    labels = rng.choice(np.array([0, 3, 255]), (6, 10)).astype(dtype)
+    return {
+        "img": rng.integers(0, 256, (6, 10, 3), dtype=np.uint8),
+        "gt_seg_map": labels[:, ::-1],  # a view with negative strides, as flipping makes it
+        "img_path": "a.jpg",
+        "ori_shape": (6, 10),
+    }
+
+
+@pytest.mark.parametrize(("given", "packed"), [(np.uint8, torch.uint8), (np.int32, torch.int64)])
+def test_all_but_the_width_of_byte_labels_is_as_in_mmseg(given: type, packed: torch.dtype) -> None:
+    ours, theirs = (step.transform(sample(given)) for step in (PackByteInputs(), PackSegInputs()))
+    assert torch.equal(ours["inputs"], theirs["inputs"])
+    found, expected = (result["data_samples"] for result in (ours, theirs))
+    assert found.metainfo == expected.metainfo
+    assert found.gt_sem_seg.data.dtype == packed
+    assert torch.equal(found.gt_sem_seg.data.long(), expected.gt_sem_seg.data)
+
+
+def test_images_without_labels_are_packed() -> None:
+    results = sample(np.uint8)
+    del results["gt_seg_map"]
+    assert "gt_sem_seg" not in PackByteInputs().transform(results)["data_samples"]
+
+
+def test_loss_of_byte_labels_is_that_of_wide_ones() -> None:
+    loss = MaskClassificationLoss(4, num_points=32)
+    torch.manual_seed(0)
+    predictions = [(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 5))]
+    labels = torch.tensor([0, 3, 255], dtype=torch.uint8)[torch.randint(0, 3, (2, 16, 16))]
+    narrow, wide = (
+        loss(predictions, x, random=StepRandom(step=1)) for x in (labels, labels.long())
+    )
+    assert {k: v.item() for k, v in narrow.items()} == {k: v.item() for k, v in wide.items()}
+    assert torch.equal(
+        loss.count_targets(labels, num_queries=3), loss.count_targets(labels.long(), num_queries=3)
+    )
