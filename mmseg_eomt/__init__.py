@@ -13,6 +13,7 @@ from mmseg_eomt.apis import (  # noqa: E402
     SegmentationModel,
     load_model,
     load_model_from_checkpoint,
+    optimize_for_inference,
     train_semantic_segmentation,
 )
 from mmseg_eomt.config_files import config_path  # noqa: E402
@@ -29,5 +30,6 @@ __all__ = [
     "load_model",
     "load_model_from_checkpoint",
     "models",
+    "optimize_for_inference",
     "train_semantic_segmentation",
 ]

@@ -8,6 +8,7 @@ from mmseg_eomt.apis.inference import (
     load_model_from_checkpoint,
 )
 from mmseg_eomt.apis.names import MODEL_NAMES
+from mmseg_eomt.apis.optimize import optimize_for_inference
 from mmseg_eomt.apis.resolve import ResolvedRun, resolve_config
 from mmseg_eomt.apis.start_from import StartFromHook, start_from
 from mmseg_eomt.apis.train import train_semantic_segmentation
@@ -19,6 +20,7 @@ __all__ = [
     "StartFromHook",
     "load_model",
     "load_model_from_checkpoint",
+    "optimize_for_inference",
     "resolve_config",
     "start_from",
     "train_semantic_segmentation",

@@ -68,7 +68,6 @@ class EoMTDataPreProcessor(SegDataPreProcessor):  # type: ignore[misc]
             images = images.flip(-3)
         if not self._enable_normalize:
             return images.float()
-        centred: Tensor = images.float() if images.is_floating_point() else images
         # One float copy of the image, not three.
         normalised: Tensor = (images - self.mean).div_(self.std)
         return normalised

@@ -142,6 +142,18 @@ class EoMTSegmentor(EncoderDecoder):  # type: ignore[misc]
             )
         return views
 
+    def network(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """All that is learned, from windows ``[n, C, H, W]`` to the last prediction.
+
+        In the precision of the weights. ``optimize_for_inference`` compiles this method.
+
+        Returns:
+            tuple[Tensor, Tensor]: Mask logits ``[n, Q, s_h, s_w]``, class logits ``[n, Q, K+1]``.
+        """
+        images = images.to(self.decode_head.query.weight.dtype)
+        masks, classes = self.decode_head(self.extract_feat(images))
+        return masks, classes
+
     def _window(self, size: tuple[int, int]) -> tuple[int, int]:
         if self.test_cfg["mode"] == "whole":
             return size
@@ -156,15 +168,16 @@ class EoMTSegmentor(EncoderDecoder):  # type: ignore[misc]
         limit = self.test_cfg["window_batch"]
         for first in range(0, len(crops), limit):
             part = slice(first, min(first + limit, len(crops)))
-            state = self.extract_feat(torch.stack(crops[part]))
-            mask_logits, class_logits = self.decode_head(state)
+            images = torch.stack(crops[part])
+            mask_logits, class_logits = self.network(images)
             probabilities = class_logits.float().softmax(-1)[..., :-1].transpose(1, 2)
             if first == 0:
                 # Filled batch by batch: a list joined at the end would take twice the memory.
                 masks = mask_logits.new_empty((len(crops), *mask_logits.shape[1:]))
                 classes = probabilities.new_empty((len(crops), *probabilities.shape[1:]))
             masks[part], classes[part] = mask_logits, probabilities
-        height, width = (side * state.patch_size for side in state.grid)
+        patch = self.backbone.patch_size
+        height, width = (side + -side % patch for side in crops[0].shape[-2:])
         return masks, classes, (height, width)
 
     def store_result(self, sample: SegDataSample, views: list[View]) -> None:
