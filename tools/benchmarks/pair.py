@@ -87,8 +87,14 @@ def make_reference(shape: Shape) -> nn.Module:
     return kind._from_config(config, attn_implementation="sdpa")
 
 
-def make_ours(shape: Shape, **segmentor: Any) -> nn.Module:
-    """Our model of the same sizes."""
+def make_ours(
+    shape: Shape,
+    *,
+    backbone: dict[str, Any] | None = None,
+    decode_head: dict[str, Any] | None = None,
+    **segmentor: Any,
+) -> nn.Module:
+    """Our model of the same sizes, with further options of its parts."""
     import_models()
     from mmseg_eomt.models.segmentors import EoMTSegmentor
 
@@ -98,12 +104,14 @@ def make_ours(shape: Shape, **segmentor: Any) -> nn.Module:
             "arch": TINY if shape.arch == "tiny" else shape.arch,
             "image_size": shape.size,
             "patch_size": shape.patch_size,
+            **(backbone or {}),
         },
         decode_head={
             "type": "EoMTHead",
             "num_classes": shape.classes,
             "num_queries": shape.queries,
             "loss_decode": {"type": "MaskClassificationLoss", "num_points": shape.points},
+            **(decode_head or {}),
         },
         **segmentor,
     )

@@ -1,8 +1,8 @@
 """A training step (forward, loss, backward, clipping, AdamW) against transformers' EoMT.
 
 Same weights, images and labels; the same optimiser and clipping for both. The reference gets its
-one-hot masks ready-made. "masks 1" masks the attention of every query, as training starts, "masks
-0" is the end of the annealing.
+one-hot masks ready-made. Ours runs as it is and with memory saved by recomputing. "masks 1" masks
+the attention of every query, as training starts, "masks 0" is the end of the annealing.
 
     python tools/benchmarks/train_step.py --device cpu --threads 2
     python tools/benchmarks/train_step.py --device cuda --model dinov3/vitl16 --batch 16 --compile
@@ -36,6 +36,14 @@ from torch import Tensor
 
 MODELS = ("dinov2/vits14", "dinov3/vits16")
 CLASSES_PER_IMAGE = 10
+# Rows of ours and the options that make them, from fast to small.
+UPSCALE = {"decode_head": {"recompute_upscale": True}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    OURS: {},
+    f"{OURS}, recompute_upscale": UPSCALE,
+    f"{OURS}, also with_cp=elementwise": {**UPSCALE, "backbone": {"with_cp": "elementwise"}},
+    f"{OURS}, also with_cp=True": {**UPSCALE, "backbone": {"with_cp": True}},
+}
 
 
 def make_batch(shape: Shape, images: int, device: str) -> tuple[Tensor, Tensor]:
@@ -60,7 +68,8 @@ def make_step(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=args.device == "cuda")
     dtype = DTYPES[args.dtype]
     scaler = torch.amp.GradScaler(args.device, enabled=dtype == torch.float16)
-    compute = our_loss(model, images, labels) if name == OURS else their_loss(model, images, labels)
+    make_loss = their_loss if name == REFERENCE else our_loss
+    compute = make_loss(model, images, labels)
 
     def step(number: int) -> None:
         with torch.autocast(args.device, dtype=dtype, enabled=dtype != torch.float32):
@@ -105,26 +114,31 @@ def their_loss(model: Any, images: Tensor, labels: Tensor) -> Callable[[int], Te
 
 def set_masks(name: str, model: Any, probability: float) -> None:
     """How likely a query's attention is masked, in every joint block."""
-    if name == OURS:
-        model.decode_head.set_mask_probs([probability] * model.decode_head.num_joint_blocks)
-    else:
+    if name == REFERENCE:
         model.attn_mask_probs.fill_(probability)
+    else:
+        model.decode_head.set_mask_probs([probability] * model.decode_head.num_joint_blocks)
 
 
-def compile_blocks(name: str, model: Any) -> None:
-    """Compiles each block by itself, the form that both models allow in training."""
-    for block in model.backbone.vit.blocks if name == OURS else model.layers:
-        block.compile()
+def compile_model(name: str, model: Any) -> None:
+    """Compiles block by block, the form that both models allow in training."""
+    if name == REFERENCE:
+        for layer in model.layers:
+            layer.compile()
+        return
+    from mmseg_eomt.models.compile import compile_blocks
+
+    compile_blocks(model)
 
 
 def prepare_alone(
     name: str, shape: Shape, probability: float, args: argparse.Namespace
 ) -> Callable[[int], None]:
     """A contestant's step, for `peak_memory`."""
-    model = make_one(name, shape, device=args.device)
+    model = make_one(name, shape, device=args.device, **VARIANTS.get(name, {}))
     set_masks(name, model, probability)
     if args.compile:
-        compile_blocks(name, model)
+        compile_model(name, model)
     return make_step(name, model, make_batch(shape, args.batch, args.device), args, [])
 
 
@@ -132,6 +146,9 @@ def run_model(shape: Shape, args: argparse.Namespace, rate: float) -> dict[float
     """Measures one model; rows by mask probability, the reference first."""
     ours, reference = make_pair(shape, device=args.device)
     models = {REFERENCE: reference, OURS: ours}
+    for name in list(VARIANTS)[1 : args.variants]:
+        models[name] = make_one(name, shape, device=args.device, **VARIANTS[name])
+        models[name].load_state_dict(ours.state_dict())
     batch = make_batch(shape, args.batch, args.device)
     losses: dict[str, list[Tensor]] = {name: [] for name in models}
     steps = {
@@ -139,7 +156,7 @@ def run_model(shape: Shape, args: argparse.Namespace, rate: float) -> dict[float
     }
     if args.compile:
         for name, model in models.items():
-            compile_blocks(name, model)
+            compile_model(name, model)
     flops = 3 * args.batch * forward_flops(shape, predictions=shape.sizes.num_joint_blocks + 1)
     results = {}
     for probability in args.masks:
@@ -186,12 +203,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--points", type=int, default=12544)
     parser.add_argument("--masks", type=float, nargs="+", default=[1.0, 0.0], help="(1 0)")
+    parser.add_argument(
+        "--variants",
+        type=int,
+        choices=range(1, len(VARIANTS) + 1),
+        default=3,
+        help="how many of these (3):\n" + "\n".join(VARIANTS),
+    )
     parser.add_argument("--compile", action="store_true", help="compile the blocks of both")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     args = parser.parse_args(arguments)
     if args.quick:
         args.model = [f"{name.partition('/')[0]}/tiny" for name in args.model]
         args.size, args.queries, args.points = 64, 8, 128
+    if args.compile and args.variants > 2:
+        args.variants = 2  # compiled blocks choose by themselves what they recompute
     return args
 
 
