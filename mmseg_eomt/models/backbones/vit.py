@@ -11,7 +11,6 @@ from mmengine.model import BaseModule, initialize
 from timm.layers import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmseg_eomt.models.backbones.positions import (
     GridCache,
@@ -21,6 +20,7 @@ from mmseg_eomt.models.backbones.positions import (
     rope_table,
 )
 from mmseg_eomt.models.backbones.state import EncoderState
+from mmseg_eomt.models.layers.recompute import recomputed
 
 
 class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
@@ -44,7 +44,8 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         frozen_blocks (int | Literal['encoder']): How many first blocks stay as they are, the
             embeddings with them; ``'encoder'`` freezes all that comes before the joint blocks.
             Frozen parts get no gradient and stay in eval mode. Defaults to 0.
-        with_cp (bool): Whether activations are recomputed in the backward pass. Defaults to False.
+        with_cp (bool | str): Whether activations are recomputed in the backward pass: False, True,
+            or ``'elementwise'`` for all but products, see :func:`recomputed`. Defaults to False.
         rope_rescale (float, optional): r of DINOv3's augmentation of rotary positions: in
             training, one factor a forward pass, log-uniform in [1/r, r]. Defaults to None, off.
         init_cfg (dict, optional): mmengine's initialisation. Excludes ``pretrained``.
@@ -58,7 +59,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         pretrained: str | None = None,
         hub_name: str | None = None,
         frozen_blocks: int | Literal["encoder"] = 0,
-        with_cp: bool = False,
+        with_cp: bool | Literal["elementwise"] = False,
         rope_rescale: float | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -83,6 +84,8 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         self.num_joint_blocks = num_joint_blocks
         self.pretrained = pretrained
         self.hub_name = hub_name
+        if with_cp not in (False, True, "elementwise"):
+            raise ValueError(f"with_cp={with_cp!r}: choose False, True or 'elementwise'.")
         self.with_cp = with_cp
         self.rope_rescale = self._check_rescale(rope_rescale)
         self.num_frozen_blocks = self._count_frozen(frozen_blocks)
@@ -106,7 +109,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         for index, block in enumerate(self.vit.blocks[:split]):
             inputs: dict[str, Any] = {} if rope is None else {"rope": rope}
             if self.with_cp and self.training and index >= self.num_frozen_blocks:
-                tokens = checkpoint(block, tokens, use_reentrant=False, **inputs)
+                tokens = recomputed(block, tokens, mode=self.with_cp, **inputs)
             else:
                 tokens = block(tokens, **inputs)
         return EncoderState(
@@ -118,7 +121,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
             num_prefix_tokens=self.num_prefix_tokens,
             image_size=(images.shape[-2], images.shape[-1]),
             patch_size=self.patch_size,
-            recompute=self.with_cp and self.training,
+            recompute=self.with_cp if self.training else False,
         )
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -7,7 +7,7 @@ T = Q + P + N tokens, C channels, K classes, H/W pixels, L joint blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,15 +16,15 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmseg_eomt.models.backbones.state import EncoderState
 from mmseg_eomt.models.layers import (
     StepRandom,
     UpscaleBlock,
+    mask_logits,
+    recomputed,
     reduce_to_grid,
     run_joint_block,
-    upscaled,
 )
 
 Prediction = tuple[Tensor, Tensor]
@@ -118,6 +118,9 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         self.random = StepRandom()
         self._images_this_step = 0
         self._totals: Tensor | None = None
+        # `compile_blocks` puts compiled ones in their place.
+        self.run_joint_block: Callable[..., Tensor] = run_joint_block
+        self.mask_logits: Callable[..., Tensor] = mask_logits
 
     # --- what hooks and the train loop set -------------------------------------------------
 
@@ -207,11 +210,10 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
             "patch_mask": mask,
         }
         if state.recompute:
-            output: Tensor = checkpoint(
-                run_joint_block, block, tokens, use_reentrant=False, **arguments
+            return recomputed(
+                self.run_joint_block, block, tokens, mode=state.recompute, **arguments
             )
-            return output
-        return run_joint_block(block, tokens, **arguments)
+        return self.run_joint_block(block, tokens, **arguments)
 
     def _predict(self, tokens: Tensor, state: EncoderState) -> Prediction:
         """Reads masks and classes off normalised ``tokens [B, T, C]``."""
@@ -219,20 +221,12 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         patches = tokens[:, self.num_queries + state.num_prefix_tokens :]
         mask_queries = self.mask_head(queries)
         if self.recompute_upscale and torch.is_grad_enabled():
-            masks: Tensor = checkpoint(
-                self._masks, mask_queries, patches, state.grid, use_reentrant=False
+            masks = recomputed(
+                self.mask_logits, self.upscale, mask_queries, patches, state.grid, mode=True
             )
         else:
-            masks = self._masks(mask_queries, patches, state.grid)
+            masks = self.mask_logits(self.upscale, mask_queries, patches, state.grid)
         return masks, self.class_head(queries)
-
-    def _masks(self, queries: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Mask logits ``[B, Q, f*h, f*w]`` of ``queries[B, Q, C]`` and ``patches[B, N, C]``."""
-        features = upscaled(self.upscale, patches, grid)  # [B, f*h, f*w, C]
-        # In this order the gradient of the features comes out channels-last, as the layer norm
-        # wants it; the logits that are transposed instead are a quarter of that or less.
-        masks = features.flatten(1, 2) @ queries.transpose(1, 2)  # [B, f*h * f*w, Q]
-        return masks.transpose(1, 2).contiguous().unflatten(2, features.shape[1:3])
 
     def _patch_mask(self, mask_logits: Tensor, state: EncoderState, index: int) -> Tensor | None:
         """Where queries may look in block ``index``: boolean ``[B, Q, N]``, None for everywhere."""

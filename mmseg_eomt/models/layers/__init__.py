@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from mmseg_eomt.models.layers.joint_block import joint_attention, run_joint_block
+from mmseg_eomt.models.layers.recompute import recomputed
 from mmseg_eomt.models.layers.step_random import StepRandom
-from mmseg_eomt.models.layers.upscale import UpscaleBlock, reduce_to_grid, upscaled
+from mmseg_eomt.models.layers.upscale import (
+    UpscaleBlock,
+    mask_logits,
+    reduce_to_grid,
+    upscaled,
+)
 
 __all__ = [
     "StepRandom",
     "UpscaleBlock",
     "joint_attention",
+    "mask_logits",
+    "recomputed",
     "reduce_to_grid",
     "run_joint_block",
     "upscaled",

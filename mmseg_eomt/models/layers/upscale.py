@@ -70,3 +70,24 @@ def upscaled(blocks: nn.ModuleList, patches: Tensor, grid: tuple[int, int]) -> T
     for block in blocks:
         features = block(features)
     return features
+
+
+def mask_logits(
+    blocks: nn.ModuleList, queries: Tensor, patches: Tensor, grid: tuple[int, int]
+) -> Tensor:
+    """Mask logits ``[B, Q, f * h, f * w]``: products of queries and upscaled patches.
+
+    Args:
+        blocks (nn.ModuleList): Upscale blocks.
+        queries (Tensor): ``[B, Q, C]``, from the mask head.
+        patches (Tensor): ``[B, h * w, C]``.
+        grid (tuple[int, int]): (h, w).
+
+    Returns:
+        Tensor: ``[B, Q, f * h, f * w]``.
+    """
+    features = upscaled(blocks, patches, grid)  # [B, f*h, f*w, C]
+    # In this order the gradient of the features comes out channels-last, as the layer norm wants
+    # it; the logits, which are transposed instead, are a quarter of that or less.
+    masks = features.flatten(1, 2) @ queries.transpose(1, 2)  # [B, f*h * f*w, Q]
+    return masks.transpose(1, 2).contiguous().unflatten(2, features.shape[1:3])

@@ -76,3 +76,30 @@ def test_draws_follow_the_image_not_the_process_that_has_it() -> None:
             mock.patch.object(eomt_head, "get_rank", lambda rank=rank: rank),
         ):
             assert torch.equal(head._patch_mask(closed[:2], state, 0), whole[rank::2])
+
+
+@pytest.mark.parametrize("family", ["dinov2", "dinov3"])
+def test_recomputed_upscaling_has_the_same_gradients_and_keeps_less(family: str) -> None:
+    torch.manual_seed(0)
+    plain = make_ours(family).train()
+    recomputing = make_ours(family, recompute_upscale=True).train()
+    recomputing.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, SIZE, SIZE)
+    gradients, kept = [], []
+    for model in (plain, recomputing):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, sizes=sizes: (sizes.append(tensor.numel()), tensor)[1],  # type: ignore[misc]
+            lambda tensor: tensor,
+        ):
+            predictions = model.decode_head.all_predictions(model.extract_feat(images))
+            sum(
+                (masks**2).mean() + (classes**2).mean() for masks, classes in predictions
+            ).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+        kept.append(sum(sizes))
+    for name, gradient in gradients[0].items():
+        assert (gradient is None) == (gradients[1][name] is None), name
+        if gradient is not None:
+            torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+    assert kept[1] < 0.8 * kept[0]

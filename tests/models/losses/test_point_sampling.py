@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from mmseg_eomt.models.losses.label_targets import LabelTargets
-from mmseg_eomt.models.losses.point_sampling import sample_labels, sample_maps
+from mmseg_eomt.models.losses.point_sampling import (
+    chosen_values,
+    sample_labels,
+    sample_maps,
+    sample_maps_by_point,
+    smallest,
+    softplus_sum,
+)
 
 CLASSES = 5
 
@@ -69,3 +76,46 @@ def test_shared_points_sample_maps_as_points_per_map() -> None:
     torch.testing.assert_close(sample_maps(maps, points), expected[0, :, :, 0])
     repeated = points.repeat(6, 1, 1)
     torch.testing.assert_close(sample_maps(maps, repeated), expected[0, :, :, 0])
+
+
+@pytest.mark.parametrize("size", [(9, 11), (128, 128), (1, 3)])
+def test_sampling_by_point_gives_the_same_numbers(size: tuple[int, int]) -> None:
+    maps = torch.randn(6, *size)
+    points = torch.cat([torch.rand(300, 2), torch.tensor([[0.0, 0.0], [0.999, 0.001]])])
+    torch.testing.assert_close(
+        sample_maps_by_point(maps, points), sample_maps(maps, points).t(), atol=1e-5, rtol=0
+    )
+
+
+def test_chosen_values_equal_sampling_at_the_chosen_points_with_their_gradient() -> None:
+    maps = torch.randn(4, 9, 11, requires_grad=True)
+    pool = torch.rand(50, 2)
+    index = torch.stack([torch.randperm(50)[:20] for _ in range(4)])
+    weights = torch.randn(4, 20)
+    expected = sample_maps(maps, pool[index])
+    found = chosen_values(maps, sample_maps(maps.detach(), pool), index, pool)
+    torch.testing.assert_close(found, expected)
+    (wanted,) = torch.autograd.grad((weights * expected).sum(), maps)
+    (gradient,) = torch.autograd.grad((weights * found).sum(), maps)
+    torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.parametrize("count", [0, 1, 17, 40])
+@pytest.mark.parametrize("kind", ["distinct", "tied", "infinite"])
+def test_smallest_finds_what_topk_finds(count: int, kind: str) -> None:
+    rows = torch.rand(5, 40)
+    if kind == "tied":
+        rows = (rows * 4).floor()
+    elif kind == "infinite":
+        rows[:, ::2] = torch.inf
+    index = smallest(rows, count)
+    expected = rows.topk(count, dim=1, largest=False, sorted=True).values
+    assert torch.equal(rows.gather(1, index).sort(1).values, expected)
+    assert all(len(set(places.tolist())) == count for places in index), "a place twice"
+
+
+@pytest.mark.parametrize("num_points", [1, 64, 100])
+def test_softplus_sum_is_the_sum_of_softplus(num_points: int) -> None:
+    logits = torch.randn(num_points, 3) * torch.tensor([1.0, 30.0, 300.0])
+    expected = F.softplus(logits.double()).sum(0)
+    torch.testing.assert_close(softplus_sum(logits).double(), expected, atol=1e-5, rtol=1e-6)
