@@ -90,4 +90,5 @@ def mask_logits(
     # In this order the gradient of the features comes out channels-last, as the layer norm wants
     # it; the logits, which are transposed instead, are a quarter of that or less.
     masks = features.flatten(1, 2) @ queries.transpose(1, 2)  # [B, f*h * f*w, Q]
-    return masks.transpose(1, 2).contiguous().unflatten(2, features.shape[1:3])
+    batch, height, width, _ = features.shape
+    return masks.transpose(1, 2).contiguous().view(batch, -1, height, width)

@@ -172,7 +172,7 @@ class HungarianMatcher(nn.Module):
 
         def overlaps(points_first: Tensor, targets: Tensor) -> Tensor:
             """Sums over points of ``[P, b * Q]`` times ``targets[b, M, P]``: ``[b, Q, M]``."""
-            columns = points_first.unflatten(1, (batch, num_queries)).transpose(0, 1)  # [b, P, Q]
+            columns = points_first.view(-1, batch, num_queries).transpose(0, 1)  # [b, P, Q]
             return (targets @ columns).transpose(1, 2)
 
         logit_overlap, overlap = overlaps(logits, values), overlaps(probabilities, values)

@@ -163,16 +163,14 @@ class _ChosenValues(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, maps: Tensor, pool_values: Tensor, index: Tensor, pool: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, maps: Tensor, pool_values: Tensor, index: Tensor, pool: Tensor) -> Tensor:
         ctx.save_for_backward(index.int(), pool)
         ctx.shape = maps.shape
         return pool_values.gather(1, index)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         index, pool = ctx.saved_tensors
         count, height, width = ctx.shape
         grid = F.embedding(index, 2 * pool - 1)[:, :, None]  # [G, P, 1, 2]
@@ -211,5 +209,5 @@ def softplus_sum(logits: Tensor) -> Tensor:
     missing = -len(factors) % 64
     if missing:
         factors = torch.cat([factors, factors.new_ones(missing, *factors.shape[1:])])
-    logarithms = factors.unflatten(0, (-1, 64)).prod(1).log_()
+    logarithms = factors.view(-1, 64, *logits.shape[1:]).prod(1).log_()
     return logits.clamp(min=0).sum(0) - logarithms.sum(0)
