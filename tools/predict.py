@@ -20,6 +20,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--device", help="e.g. cpu or cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay, 0 to 1")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of the network"
+    )
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="default",
+        choices=["default", "max-autotune"],
+        help="compile the network first (minutes); pays for many images of one shape",
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     return parser.parse_args(argv)
 
@@ -27,7 +37,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def predict(args: argparse.Namespace) -> None:
     """Predict and say where the results are."""
     count = predict_files(
-        args.checkpoint, args.images, args.out, device=args.device, opacity=args.opacity
+        args.checkpoint,
+        args.images,
+        args.out,
+        device=args.device,
+        opacity=args.opacity,
+        precision=args.precision,
+        compile=args.compile,
     )
     print(f"{count} images predicted; masks and overlays are in {args.out}.")
 
