@@ -48,8 +48,7 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         masked_attention (bool): Whether the joint blocks are masked in training. Without it only
             the last prediction exists. Defaults to True.
         recompute_upscale (bool): Whether the upscaled features are made again in the backward
-            pass instead of kept: the most memory of a step, for about a tenth of its time.
-            Defaults to False.
+            pass instead of kept. Saves memory, costs time. Defaults to False.
         loss_decode (dict): Config of the loss. Defaults to ``MaskClassificationLoss``.
         ignore_index (int): Label of pixels without a class. Defaults to 255.
         embed_dims (int, optional): C. The segmentor fills it in from the backbone.

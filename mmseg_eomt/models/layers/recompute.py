@@ -36,8 +36,7 @@ def recomputed(
         function (Callable): Makes one tensor.
         inputs: Of the function.
         mode (bool | str): True makes all of it again; ``'elementwise'`` keeps the results of
-            matrix products and attention and makes again what lies between them: half the
-            activations of a block for a few percent of its time.
+            matrix products and attention and makes again what lies between them.
         named: Of the function.
 
     Returns:

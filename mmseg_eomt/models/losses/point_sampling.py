@@ -203,7 +203,7 @@ def softplus_sum(logits: Tensor) -> Tensor:
 
     softplus(x) = max(x, 0) - log(sigmoid(|x|)), and a sum of logarithms is the logarithm of a
     product. The factors lie in [1/2, 1], so that 64 of them fit a float32, and one logarithm does
-    for 64 points: a third of the time on a CPU.
+    for 64 points.
     """
     factors = logits.abs().sigmoid_()
     missing = -len(factors) % 64
