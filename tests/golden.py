@@ -3,7 +3,9 @@
     python -m tests.golden OUT            one process; prints the losses
     tools/dist_train.sh OUT/golden.py 2   the same run by two
 
-After a change that is meant to change the numbers: `python -m tests.golden OUT > tests/golden_losses.txt`.
+After a change that is meant to change the numbers:
+
+    python -m tests.golden OUT > tests/golden_losses.txt
 """
 
 from __future__ import annotations
