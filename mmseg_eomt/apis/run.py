@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS, RUNNERS
 
 from mmseg_eomt.apis.resolve import ResolvedRun, check_same_classes, resolve_config
 from mmseg_eomt.apis.start_from import set_checkpoint
-from mmseg_eomt.checkpoints.header import HEADER_KEY
+from mmseg_eomt.checkpoints.describe import test_size_of
+from mmseg_eomt.checkpoints.header import HEADER_KEY, ModelHeader
 from mmseg_eomt.checkpoints.lean import (
     is_safetensors,
     load_state,
+    read_header,
     read_training_checkpoint,
     read_weights,
 )
@@ -153,6 +157,9 @@ def run_test(
     cfg = run.cfg
     if _has_header(checkpoint):
         check_same_classes(checkpoint, run.dataset_meta)
+        warning = other_test_size(read_header(checkpoint), cfg)
+        if warning:
+            print_log(f"{checkpoint}: {warning}", logger="current", level=logging.WARNING)
     for name in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
         cfg[name] = None
     for name in ("val_dataloader", "val_cfg", "val_evaluator"):
@@ -167,6 +174,17 @@ def run_test(
     load_state(runner.model, state, source=checkpoint)
     metrics: dict[str, float] = runner.test()
     return metrics
+
+
+def other_test_size(header: ModelHeader, cfg: Mapping[str, Any]) -> str | None:
+    """Say so if a config tests at another size than the weights were validated at, else None."""
+    own, wanted = header.test_size, test_size_of(cfg)
+    if own == wanted:
+        return None
+    return (
+        f"these weights were validated with images resized to {own} (height, width), this config "
+        f"resizes to {wanted}: mIoU will differ. The config in the run's folder has its sizes."
+    )
 
 
 def build_runner(cfg: Config) -> Runner:

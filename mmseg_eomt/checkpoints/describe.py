@@ -66,7 +66,7 @@ def header_from_config(
         bgr_to_rgb=bool(preprocessor.get("bgr_to_rgb", False)),
         ignore_index=int(head.ignore_index),
         test_mode=str(test_cfg.get("mode", "window")),
-        test_size=_test_size(cfg),
+        test_size=test_size_of(cfg),
         window_size=None if window is None else _pair(window),
         backbone_args={
             key: plain(backbone_cfg[key])
@@ -118,8 +118,8 @@ def _per_channel(value: Any, count: int, *, default: float) -> tuple[float, ...]
     return tuple(float(item) for item in value)
 
 
-def _test_size(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Find the resize rule of the test pipeline; None where it keeps the size."""
+def test_size_of(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width) that resized test images just cover; None where they keep their size."""
     for name in ("test_dataloader", "val_dataloader"):
         loader = cfg.get(name)
         if loader:

@@ -71,6 +71,10 @@ def save_weights(
         if notes is not None:
             metadata[NOTES_KEY] = notes
         save_file(tensors, temporary, metadata=metadata)
+        # safetensors writes for its owner alone; weights are shared like any other file.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

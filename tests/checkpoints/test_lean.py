@@ -61,6 +61,13 @@ def test_weights_come_back_bit_equal_and_hold_parameters_only(tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
+def test_weights_are_readable_by_whoever_may_read_files_here(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", {"a": torch.zeros(2)}, tiny_header())
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("w.safetensors", "plain")]
+    assert modes[0] == modes[1]
+
+
 def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, {"a": torch.zeros(2)}, tiny_header())
