@@ -11,7 +11,6 @@ from mmseg.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from mmseg_eomt.apis.resolve import ResolvedRun
 from mmseg_eomt.engine.schedulers.fractions import resolve_steps
@@ -28,7 +27,7 @@ def print_summary(run: ResolvedRun, *, console: Console | None = None) -> None:
     """
     console = console or Console()
     cfg = run.cfg
-    with _WithoutMemory():
+    with torch.device("meta"):
         model: Any = MODELS.build(copy.deepcopy(cfg.model))
     console.print(_table("Model", ("", ""), _model_rows(cfg, model)))
     console.print(_table("Parameters", ("part", "trained", "frozen"), _parameter_rows(model)))
@@ -82,16 +81,6 @@ def annealing_windows(cfg: Any, num_blocks: int) -> list[tuple[float, float]]:
             windows: list[tuple[float, float]] = hook.resolve(num_blocks, cfg.train_cfg.max_iters)
             return windows
     return []
-
-
-class _WithoutMemory(TorchFunctionMode):
-    """Makes tensors on the meta device, but literal values (`torch.tensor`) stay readable."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        with torch.device("cpu" if func is torch.tensor else "meta"):
-            return func(*args, **(kwargs or {}))
 
 
 _GROUP_HEAD = ("role", "rate", "factor", "weight decay", "tensors", "parameters")
