@@ -11,9 +11,11 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from mmseg_eomt.apis.arguments import apply_transform_args
+from mmseg_eomt.apis.averaging import apply_ema
 from mmseg_eomt.apis.errors import run_tool
 from mmseg_eomt.apis.precision import mixed_precision
 from mmseg_eomt.apis.run import LAUNCHERS, prepare_training, run_training, world_size_of
+from mmseg_eomt.apis.start_classes import BY_NAME
 from mmseg_eomt.apis.summary import print_summary
 
 
@@ -40,8 +42,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", metavar="PATH", help="start from the weights of a run")
     parser.add_argument(
         "--reuse-class-head",
-        action="store_true",
-        help="with --checkpoint: take the class head over too (same classes only)",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=(BY_NAME,),
+        help="with --checkpoint: take the class head over too (same classes only), or by_name: "
+        "the rows of classes of the same name",
+    )
+    parser.add_argument(
+        "--ema",
+        nargs="?",
+        type=float,
+        const=True,
+        metavar="MOMENTUM",
+        help="validate and export averaged weights; MOMENTUM is the share of a new step",
     )
     parser.add_argument(
         "--backbone-weights", metavar="PATH|URL|NAME|none", help="pretrained backbone"
@@ -86,6 +100,7 @@ def train(args: argparse.Namespace) -> None:
         cfg.randomness = {**(cfg.get("randomness") or {}), "seed": args.seed}
     if args.amp:
         cfg.optim_wrapper.precision = mixed_precision()
+    apply_ema(cfg, args.ema)
     resume = True if args.resume == "auto" else (args.resume or bool(cfg.get("resume")))
     run = prepare_training(
         cfg,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -15,10 +16,10 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from mmseg.registry import HOOKS, RUNNERS
+from mmseg.registry import HOOKS, RUNNERS, VISUALIZERS
 
 from mmseg_eomt.apis.resolve import ResolvedRun, check_same_classes, resolve_config
-from mmseg_eomt.apis.start_from import set_checkpoint
+from mmseg_eomt.apis.start_from import check_checkpoint, set_checkpoint
 from mmseg_eomt.checkpoints.describe import test_size_of
 from mmseg_eomt.checkpoints.header import HEADER_KEY, ModelHeader
 from mmseg_eomt.checkpoints.lean import (
@@ -48,7 +49,7 @@ def prepare_training(
     *,
     data: Any = None,
     checkpoint: str | Path | None = None,
-    reuse_class_head: bool = False,
+    reuse_class_head: bool | str = False,
     resume: bool | str | Path = False,
     world_size: int = 1,
     validate: bool = True,
@@ -58,8 +59,8 @@ def prepare_training(
     Args:
         cfg: The config; `cfg.work_dir` is set.
         data: One's own folders, see `resolve_config`.
-        checkpoint: Weights of another task to start from.
-        reuse_class_head: Take its class head over too.
+        checkpoint: Weights of another task to start from, see `start_from`.
+        reuse_class_head: False, True or 'by_name'.
         resume: True continues from the newest checkpoint of the work folder if there is one; a
             path continues from that checkpoint.
         world_size: Number of processes.
@@ -74,6 +75,8 @@ def prepare_training(
             "resume continues a run with its own weights, checkpoint starts a new run from other "
             "weights: give one of them."
         )
+    # Before the dataset is read, which may take long.
+    check_checkpoint(cfg, checkpoint, reuse_class_head)
     splits = ("train", "val") if validate else ("train",)
     if not validate:
         cfg = cfg.copy()
@@ -189,6 +192,13 @@ def other_test_size(header: ModelHeader, cfg: Mapping[str, Any]) -> str | None:
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that the config names."""
+    visualizer = cfg.get("visualizer")
+    if visualizer and visualizer.get("name"):
+        # MMEngine keeps visualizers by name: a second run in one process would get the first's.
+        kind, name = VISUALIZERS.get(visualizer["type"]), visualizer["name"]
+        numbers = itertools.count(2)
+        while kind.check_instance_created(visualizer["name"]):
+            visualizer["name"] = f"{name}-{next(numbers)}"
     if cfg.get("runner_type"):
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)

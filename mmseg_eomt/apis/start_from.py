@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+from collections.abc import Iterable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmseg.registry import HOOKS
-from torch import Tensor, nn
+from mmengine.hooks import EMAHook, Hook
+from mmseg.registry import HOOKS, MODELS
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import nn
 
+from mmseg_eomt.apis.start_classes import check_reuse
+from mmseg_eomt.apis.start_file import check_architecture, inspect_checkpoint, read_checkpoint
+from mmseg_eomt.apis.start_rules import Fitted, Rule, fit
 from mmseg_eomt.checkpoints.describe import unwrap
-from mmseg_eomt.checkpoints.header import ModelHeader
-from mmseg_eomt.checkpoints.lean import load_state, read_header, read_weights
+from mmseg_eomt.checkpoints.lean import load_state
 
-CLASS_HEAD = "decode_head.class_head."
+_LOG_WIDTH = 120
 
 
 @HOOKS.register_module()
 class StartFromHook(Hook):  # type: ignore[misc]
-    """Loads the weights of another run before the first step.
+    """Loads the weights of another run before the first step, and logs what became of them.
 
-    Backbone, queries, mask head and upscale blocks are taken over. The class head starts anew
-    unless `reuse_class_head`. A resumed run has its weights already and is left alone.
+    The rules are those of `start_from`. A resumed run has its weights already and is left alone.
 
     Args:
         checkpoint (str): Lean weights or a training checkpoint of mmseg_eomt.
-        reuse_class_head (bool): Take the class head over too, for the same classes. Defaults to
-            False.
+        reuse_class_head (bool | str): False, True or 'by_name'. Defaults to False.
     """
 
-    # Before EMAHook and everything else that looks at the weights.
+    # Before everything else that looks at the weights.
     priority = "VERY_HIGH"
 
-    def __init__(self, checkpoint: str, *, reuse_class_head: bool = False) -> None:
+    def __init__(self, checkpoint: str, *, reuse_class_head: bool | str = False) -> None:
+        check_reuse(reuse_class_head)
         self.checkpoint = checkpoint
         self.reuse_class_head = reuse_class_head
 
@@ -41,85 +51,189 @@ class StartFromHook(Hook):  # type: ignore[misc]
         """Loads the weights, on every process."""
         if runner.iter > 0:
             return
-        classes = list(runner.train_loop.dataloader.dataset.metainfo["classes"])
-        start_from(
+        fitted = start_from(
             runner.model,
             self.checkpoint,
-            classes=classes,
+            classes=list(runner.train_loop.dataloader.dataset.metainfo["classes"]),
             reuse_class_head=self.reuse_class_head,
         )
-        kept = "with" if self.reuse_class_head else "without"
-        runner.logger.info(f"Starting from {self.checkpoint}, {kept} its class head.")
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                # It copied the model before the weights were here.
+                hook.ema_model.module.load_state_dict(unwrap(runner.model).state_dict())
+        tables = start_tables(_with_normalisation(fitted, runner.cfg))
+        runner.logger.info(f"Starting from {self.checkpoint}:\n{as_text(tables)}")
 
 
 def start_from(
-    model: nn.Module, path: str | Path, *, classes: list[str], reuse_class_head: bool = False
-) -> ModelHeader:
+    model: nn.Module,
+    path: str | Path,
+    *,
+    classes: Sequence[str],
+    reuse_class_head: bool | str = False,
+) -> Fitted:
     """Load the weights of another task into a model.
+
+    Backbone, queries, mask head and upscale blocks are taken over. Where sizes differ:
+
+    * queries: the first min(Q, Q') are taken; more begin anew, fewer leave the rest out.
+    * patch size: the kernel of the patch embedding is resampled as timm does (pseudo-inverse of a
+      bicubic resize: FlexiViT, arXiv 2212.08013).
+    * image size (or patch size): DINOv2's position table is resampled to the new grid (bicubic,
+      antialiased); DINOv3's rotary positions fit any grid.
+    * input channels: the first ones that both have are taken; new ones are zero, so that they have
+      no influence at first. To one channel kernels are added up; one channel is shared evenly.
+    * upscale blocks: the first ones that both have, counted from the patch grid; the rest begins
+      anew, or is left out.
+    * joint blocks: they are blocks of the backbone, and so are all taken.
+    * class head: anew (False); as it is, for the same classes in the same order (True); or row by
+      row ('by_name'): classes of exactly the same name, but for space around it, keep weight and
+      bias, the others begin anew, "no object" is kept.
+
+    What begins anew keeps the values that `model` has. Another architecture is refused. Nothing in
+    the model changes before all fits.
 
     Args:
         model: The model of the new task.
         path: Lean weights or a training checkpoint of mmseg_eomt.
         classes: Class names of the new task.
-        reuse_class_head: Take the class head over too.
+        reuse_class_head: False, True or 'by_name'.
 
     Returns:
-        The header of the file.
+        What was loaded, with the rule for each part and the header of the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file does not fit: another architecture, patch size, image size or
-            number of queries, or other classes with `reuse_class_head`.
+        ValueError: If the file is damaged, of another program or a backbone alone, if it does not
+            fit, or the classes do not.
     """
-    header, state = read_weights(path)
-    if reuse_class_head:
-        _check_classes(header, classes, path)
-        load_state(model, state, source=path)
-        return header
-    own: dict[str, Tensor] = unwrap(model).state_dict()
-    anew = {name: value for name, value in own.items() if name.startswith(CLASS_HEAD)}
-    taken = {name: value for name, value in state.items() if not name.startswith(CLASS_HEAD)}
-    load_state(model, {**taken, **anew}, source=path)
-    return header
+    header, state = read_checkpoint(path)
+    fitted = fit(
+        state,
+        header,
+        model,
+        classes=list(classes),
+        reuse_class_head=reuse_class_head,
+        source=path,
+    )
+    load_state(model, fitted.state, source=path)
+    return fitted
+
+
+def check_checkpoint(cfg: Config, checkpoint: str | Path | None, reuse_class_head: Any) -> None:
+    """Check all that can be known of a start without the dataset.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is none to start from, or of another architecture.
+    """
+    check_reuse(reuse_class_head)
+    if checkpoint is None:
+        if reuse_class_head:
+            raise ValueError(
+                f"reuse_class_head={reuse_class_head!r} takes the class head of a checkpoint, and "
+                "none is given: add checkpoint (--checkpoint PATH)."
+            )
+        return
+    check_architecture(inspect_checkpoint(checkpoint)[0], cfg.model.backbone, checkpoint)
 
 
 def set_checkpoint(
-    cfg: Config, checkpoint: str | Path, *, reuse_class_head: bool, classes: list[str]
+    cfg: Config, checkpoint: str | Path, *, reuse_class_head: bool | str, classes: Sequence[str]
 ) -> None:
-    """Make a run start from a checkpoint, checked against the config.
+    """Make a run start from a checkpoint that fits its config.
+
+    Args:
+        cfg: A resolved config; changed in place.
+        checkpoint: See `start_from`.
+        reuse_class_head: See `start_from`.
+        classes: Class names of the new task.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file does not fit the config.
     """
-    header = read_header(checkpoint)
-    backbone = cfg.model.backbone
-    family = str(backbone.type).lower().replace("timmvit", "timm")
-    arch = backbone.get("name" if family == "timm" else "arch")
-    if (family, arch) != (header.family, header.architecture) and not isinstance(arch, dict):
-        raise ValueError(
-            f"{checkpoint}: holds {header.family}/{header.architecture}, but this run trains "
-            f"{family}/{arch}: take the config (model name) of that architecture."
-        )
-    if reuse_class_head:
-        _check_classes(header, classes, checkpoint)
     # The file brings the backbone: nothing else has to be fetched.
-    backbone.pretrained = None
+    cfg.model.backbone.pretrained = None
     hooks = [hook for hook in cfg.get("custom_hooks") or () if hook["type"] != "StartFromHook"]
-    hooks.append(
-        {
-            "type": "StartFromHook",
-            "checkpoint": str(Path(checkpoint).resolve()),
-            "reuse_class_head": reuse_class_head,
-        }
-    )
-    cfg.custom_hooks = hooks
+    start = {
+        "type": "StartFromHook",
+        "checkpoint": str(Path(checkpoint).resolve()),
+        "reuse_class_head": reuse_class_head,
+    }
+    cfg.custom_hooks = [*hooks, start]
+    planned_start(cfg, classes)
 
 
-def _check_classes(header: ModelHeader, classes: list[str], path: str | Path) -> None:
-    if list(header.classes) != list(classes):
-        raise ValueError(
-            f"{path}: reuse_class_head=True needs the same classes in the same order. The file has "
-            f"{list(header.classes)}, the dataset {list(classes)}. Leave reuse_class_head=False to "
-            "start the class head anew."
+def planned_start(cfg: Config, classes: Sequence[str]) -> Fitted | None:
+    """Try a config's start without memory; None if it starts from no checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file does not fit the config.
+    """
+    for hook in cfg.get("custom_hooks") or ():
+        if hook["type"] != "StartFromHook":
+            continue
+        path = hook["checkpoint"]
+        header, shapes = inspect_checkpoint(path)
+        check_architecture(header, cfg.model.backbone, path)
+        with torch.device("meta"):
+            model = MODELS.build(copy.deepcopy(cfg.model))
+        fitted = fit(
+            shapes,
+            header,
+            model,
+            classes=list(classes),
+            reuse_class_head=hook.get("reuse_class_head", False),
+            source=path,
         )
+        load_state(model, fitted.state, source=path)
+        return _with_normalisation(fitted, cfg)
+    return None
+
+
+def _with_normalisation(fitted: Fitted, cfg: Any) -> Fitted:
+    """Say so if a run normalises its images otherwise than the file's task did."""
+    preprocessor = cfg["model"].get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+    rules = []
+    for name, found in (("mean", fitted.header.mean), ("std", fitted.header.std)):
+        wanted = tuple(float(number) for number in preprocessor.get(name) or ())
+        if wanted != tuple(float(number) for number in found):
+            rules.append(
+                Rule(f"pixel {name}", _numbers(found), _numbers(wanted), "this run's is used")
+            )
+    return dataclasses.replace(fitted, rules=[*fitted.rules, *rules])
+
+
+def start_tables(fitted: Fitted) -> list[Table]:
+    """Show what becomes of each part, and with 'by_name' of each class."""
+    parts = Table(title="Start", title_justify="left", box=box.ASCII)
+    for name in ("part", "file", "this run", "what is done"):
+        parts.add_column(name, overflow="fold")
+    for rule in fitted.rules:
+        parts.add_row(*map(Text, (rule.part, rule.found, rule.wanted, rule.done)))
+    if not fitted.classes:
+        return [parts]
+    rows = Table(title="Class head by name", title_justify="left", box=box.ASCII)
+    for name in ("class", "row of the file", "note"):
+        rows.add_column(name, overflow="fold")
+    for row in fitted.classes:
+        origin = "begins anew" if row.source is None else str(row.source)
+        name = "(no object)" if row.name is None else row.name
+        # Text, not str: a name may look like markup.
+        rows.add_row(*map(Text, (name, origin, row.hint)))
+    return [parts, rows]
+
+
+def as_text(tables: Iterable[Table]) -> str:
+    """Render tables for a log file."""
+    console = Console(file=StringIO(), width=_LOG_WIDTH, color_system=None)
+    for table in tables:
+        console.print(table)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text.rstrip()
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values) or "none"

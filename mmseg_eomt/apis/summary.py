@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from mmseg_eomt.apis.resolve import ResolvedRun
+from mmseg_eomt.apis.start_from import planned_start, start_tables
 from mmseg_eomt.engine.schedulers.fractions import resolve_steps
 
 _SHOWN_CLASSES = 40
@@ -37,6 +38,9 @@ def print_summary(run: ResolvedRun, *, console: Console | None = None) -> None:
     console.print(_table("Rates by group", _GROUP_HEAD, _group_rows(groups, factor)))
     console.print(_table("Schedule (optimiser steps)", ("", ""), _schedule_rows(run, factor)))
     windows = annealing_windows(cfg, model.decode_head.num_joint_blocks)
+    start = planned_start(cfg, run.dataset_meta["classes"])
+    for table in start_tables(start) if start else ():
+        console.print(table)
     if windows:
         rows = [
             (f"{index}", f"{start:.0f}", f"{end:.0f}") for index, (start, end) in enumerate(windows)

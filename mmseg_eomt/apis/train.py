@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 
 from mmseg_eomt.apis import arguments
+from mmseg_eomt.apis.averaging import apply_ema
 from mmseg_eomt.apis.launch import launch_training
 from mmseg_eomt.apis.names import load_model_config
 from mmseg_eomt.apis.resolve import ResolvedRun
@@ -30,7 +31,8 @@ def train_semantic_segmentation(
     precision: str | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
-    reuse_class_head: bool = False,
+    reuse_class_head: bool | str = False,
+    ema: bool | float | None = None,
     model_args: Mapping[str, Any] | None = None,
     transform_args: Mapping[str, Any] | None = None,
     logger_args: Mapping[str, Any] | None = None,
@@ -57,7 +59,10 @@ def train_semantic_segmentation(
         precision: 'auto', 'fp32', 'bf16' or 'fp16'.
         seed: Of weights, order and augmentation.
         checkpoint: Weights of another task to start from, see `start_from`.
-        reuse_class_head: Take the class head of `checkpoint` over; needs the same classes.
+        reuse_class_head: Class head of `checkpoint`: False starts it anew, True takes it over and
+            needs the same classes, 'by_name' takes the rows of classes of the same name.
+        ema: True validates and exports averaged weights, see `averaging.apply_ema`; a number is
+            the share with which a new step counts.
         model_args: Of model, loss and optimiser, see `arguments.MODEL_ARGS`.
         transform_args: `image_size` (int or (height, width)), `normalize` (dict(mean, std) for
             values from 0 to 1), `color_jitter`, `scale_jitter`, `random_flip` (None switches one
@@ -86,6 +91,7 @@ def train_semantic_segmentation(
         "seed": seed,
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "reuse_class_head": reuse_class_head,
+        "ema": ema,
         "model_args": model_args,
         "transform_args": transform_args,
         "logger_args": logger_args,
@@ -116,7 +122,8 @@ def resolve_training(
     precision: str | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
-    reuse_class_head: bool = False,
+    reuse_class_head: bool | str = False,
+    ema: bool | float | None = None,
     model_args: Mapping[str, Any] | None = None,
     transform_args: Mapping[str, Any] | None = None,
     logger_args: Mapping[str, Any] | None = None,
@@ -137,6 +144,7 @@ def resolve_training(
     )
     arguments.apply_num_workers(cfg, num_workers)
     arguments.apply_precision(cfg, precision)
+    apply_ema(cfg, ema)
     if seed is not None:
         cfg.randomness.seed = seed
     return prepare_training(

@@ -90,6 +90,7 @@ def test_run_leaves_what_is_promised_and_is_never_overwritten(tmp_path: Path) ->
     frozen = {**call["model_args"], "lr": 0.0}
     again = {**call, "steps": 1, "checkpoint": weights, "model_args": frozen}
     train_semantic_segmentation(out=other, **again)
+    assert list(other.rglob("events.out.tfevents*")), "went to the folder of the first run"
     start = load_model(weights, device="cpu").segmentor.state_dict()
     end = load_model(other / "exported" / "last.safetensors", device="cpu").segmentor.state_dict()
     changed = {name for name in start if not torch.equal(start[name], end[name])}

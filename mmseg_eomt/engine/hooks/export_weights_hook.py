@@ -80,8 +80,7 @@ class ExportWeightsHook(Hook):  # type: ignore[misc]
         better = self.best is None or (score > self.best if self.greater else score < self.best)
         if better:
             self.best = score
-            # During a validation EMAHook has the averaged weights in the model itself.
-            self._write(runner, "best", unwrap(runner.model).state_dict(), metrics)
+            self._write(runner, "best", self._validated_state(runner), metrics)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Puts the header into a training checkpoint and exports the last weights."""
@@ -93,6 +92,19 @@ class ExportWeightsHook(Hook):  # type: ignore[misc]
     def after_train(self, runner: Any) -> None:
         """Exports the last weights."""
         self._export_last(runner)
+
+    def _validated_state(self, runner: Any) -> dict[str, Tensor]:
+        """The weights that were validated, wherever they are by now.
+
+        For a validation EMAHook puts the averaged weights into the model itself. If a config gives
+        it an earlier turn than this hook, it has put the raw ones back already.
+        """
+        for hook in runner.hooks:
+            if hook is self:
+                break
+            if isinstance(hook, EMAHook):
+                return averaged_state(runner)
+        return dict(unwrap(runner.model).state_dict())
 
     def _export_last(self, runner: Any) -> None:
         if self._steps != self._exported_step:
