@@ -16,6 +16,7 @@ from mmseg_eomt.apis import (  # noqa: E402
     optimize_for_inference,
     train_semantic_segmentation,
 )
+from mmseg_eomt.checkpoints.convert import convert_checkpoint  # noqa: E402
 from mmseg_eomt.config_files import config_path  # noqa: E402
 from mmseg_eomt.version import __version__  # noqa: E402
 
@@ -24,6 +25,7 @@ __all__ = [
     "SegmentationModel",
     "__version__",
     "config_path",
+    "convert_checkpoint",
     "datasets",
     "engine",
     "evaluation",

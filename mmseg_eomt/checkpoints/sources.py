@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+
+from mmseg_eomt.checkpoints.archive import check_archive, check_tensors, is_archive
 
 # Where training programs put the weights inside a checkpoint.
 CONTAINERS = ("state_dict", "model", "teacher", "model_state_dict", "module")
 # What wrappers (DDP, torch.compile, EMA) put before each name.
 WRAPPERS = ("module.", "_orig_mod.")
+_MAX_JSON = 64 << 20  # bytes; the index of a model of 7 billion parameters has 0.1 MiB
 # In a folder as transformers writes it, the first of these that is there is read.
 FOLDER_FILES = (
     "model.safetensors.index.json",
@@ -41,6 +45,25 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If the file, or a shard, does not exist.
         ValueError: If it holds no weights, or more than weights.
     """
+    path = find_weights(path)
+    if is_index(path):
+        return _read_shards(path)
+    # safetensors: eight bytes with the length of the JSON header, then the header.
+    if check_start(path)[8:9] == b"{":
+        weights = _read_safetensors(path)
+    else:
+        weights = tensors_of(read_torch(path), path)
+    if not weights:
+        raise ValueError(f"{str(path)!r} holds no tensors.")
+    return weights
+
+
+def find_weights(path: str | Path) -> Path:
+    """The file that holds the weights: ``path`` itself, or what lies in it if it is a folder.
+
+    Raises:
+        FileNotFoundError: If there is none, or a folder has several.
+    """
     path = Path(path).expanduser()
     if path.is_dir():
         path = _file_in_folder(path)
@@ -49,8 +72,24 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"There is no weights file {str(path)!r}. Give the path of a .safetensors, .pth or "
             ".bin file, of a folder that holds one, or a URL."
         )
-    if path.suffix == ".json":
-        return _read_shards(path)
+    return path
+
+
+def is_index(path: Path) -> bool:
+    """Whether the file is JSON that tells in which shards the tensors lie."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if not start.startswith(b"{") or path.stat().st_size > _MAX_JSON:
+        return path.suffix == ".json"
+    return path.suffix == ".json" or b'"weight_map"' in path.read_bytes()
+
+
+def check_start(path: Path) -> bytes:
+    """First bytes of a file of weights.
+
+    Raises:
+        ValueError: If the file is empty, a web page, or a pointer to the real one.
+    """
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -66,11 +105,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"{str(path)!r} is a Git LFS pointer, not the weights. Run `git lfs pull` in its "
             "repository, or download the file itself."
         )
-    # safetensors: eight bytes with the length of the JSON header, then the header.
-    weights = _read_safetensors(path) if head[8:9] == b"{" else _read_torch(path)
-    if not weights:
-        raise ValueError(f"{str(path)!r} holds no tensors.")
-    return weights
+    return head
 
 
 def looks_like_page(head: bytes) -> bool:
@@ -118,26 +153,46 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return unwrapped(dict(load_file(path)))
     except SafetensorError as error:
-        raise ValueError(
-            f"{str(path)!r} is no complete safetensors file ({error}). Fetch it again."
-        ) from error
+        raise _cut_short(path, error) from error
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def read_metadata(path: Path) -> dict[str, str]:
+    """Texts in the header of a safetensors file; {} for other files."""
+    if check_start(path)[8:9] != b"{":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise _cut_short(path, error) from error
+
+
+def read_torch(path: Path) -> Any:
+    """All that a PyTorch file holds, read with ``weights_only=True``.
+
+    Raises:
+        ValueError: If it cannot be read so, is damaged, or would unpack to more than it holds.
+    """
+    check_archive(path)
     try:
         with path.open("rb") as file:  # given a path, torch would go by its suffix
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{str(path)!r} is no PyTorch file of plain weights: {str(error).splitlines()[0]} "
-            "Nothing but tensors is read, since a pickle can run code. Save its weights apart, "
-            "for instance as safetensors, in the program that made it."
+            f"{str(path)!r} is no PyTorch file of plain weights: {_first_line(error)} "
+            f"{_needed_code(path)}Nothing but tensors is read, since a pickle can run code. Save "
+            "its weights apart, for instance as safetensors, in the program that made it."
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(
-            f"{str(path)!r} cannot be read as safetensors or PyTorch weights ({error}). It may be "
-            "cut short; fetch it again."
+            f"{str(path)!r} cannot be read as safetensors or PyTorch weights ({_first_line(error)})"
+            ". It may be cut short; fetch it again."
         ) from error
+    return content
+
+
+def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """The table of names and tensors in what :func:`read_torch` gave, free of wrappers."""
     for _ in range(3):  # e.g. {'teacher': {'state_dict': ...}}
         inner = next((c for c in CONTAINERS if _has_tensors(content, c)), None)
         if inner is None:
@@ -147,7 +202,29 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{str(path)!r} holds a {type(content).__name__}, not a table of names and tensors."
         )
-    return unwrapped({str(k): v for k, v in content.items() if isinstance(v, Tensor)})
+    weights = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    check_tensors(weights, path)
+    return unwrapped(weights)
+
+
+def _needed_code(path: Path) -> str:
+    """Names what a file wants to have called, found without calling it."""
+    if not is_archive(path):
+        return ""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # it only adds to a message
+        return ""
+    shown = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")
+    return f"It asks for {shown}. " if names else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+def _cut_short(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{str(path)!r} is no complete safetensors file ({error}). Fetch it again.")
 
 
 def _has_tensors(content: object, name: str) -> bool:

@@ -26,12 +26,17 @@ def convert_timm(weights: dict[str, Tensor], vit: Any) -> dict[str, Tensor]:
     Returns:
         dict[str, Tensor]: Weights for ``vit``.
     """
+    return filter_by_timm(drop_classifier(weights), vit)
+
+
+def drop_classifier(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves out a classifier; the norm of average-pooling models becomes the final norm."""
     weights = {n: v for n, v in weights.items() if not n.startswith(_CLASSIFIER)}
     if "norm.weight" not in weights:
         weights = {
             n.removeprefix("fc_") if n.startswith("fc_norm.") else n: v for n, v in weights.items()
         }
-    return filter_by_timm(weights, vit)
+    return weights
 
 
 def filter_by_timm(weights: dict[str, Tensor], vit: Any) -> dict[str, Tensor]:

@@ -1,0 +1,290 @@
+"""An EoMT of another program: what its file says, turned into a header and weights of ours.
+
+A reader of a layout renames; everything else is read off the tensors here and checked against the
+model they are for, so a file cannot claim sizes that it does not hold.
+
+Shape legend: Q queries, K classes, C channels, P prefix tokens, N patches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from mmseg_eomt.checkpoints.class_names import ClassNames, numbered
+from mmseg_eomt.checkpoints.describe import package_versions
+from mmseg_eomt.checkpoints.header import ModelHeader, model_config
+from mmseg_eomt.checkpoints.sizes import infer_sizes
+from mmseg_eomt.datasets.palette import default_palette
+from mmseg_eomt.models.backbones.architectures import resolve_architecture
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+DEFAULT_IMAGE_SIZE = 512  # of the published DINOv3 recipes, where a file does not tell
+_SHOWN = 12
+
+
+@dataclass
+class ForeignModel:
+    """What a reader found.
+
+    Attributes:
+        layout: Name of the layout, for people.
+        state: Weights under our names. Names that the reader does not know are left as they are.
+        num_heads: Attention heads; None where the file does not say.
+        num_joint_blocks: L; None where it does not say.
+        image_size: (height, width) of the squares or images that the model was tested on.
+        grid_size: (height, width) in pixels at which a learned position table is stored.
+        names: Class names and ids.
+        palette: RGB colours.
+        mean: Channel means on the 0-255 scale.
+        std: Likewise.
+        test_mode: 'window' or 'whole'.
+        notes: What a user should know about the result.
+        header: A header of ours that travelled in the file.
+    """
+
+    layout: str
+    state: dict[str, Tensor]
+    num_heads: int | None = None
+    num_joint_blocks: int | None = None
+    image_size: tuple[int, int] | None = None
+    grid_size: tuple[int, int] | None = None
+    names: ClassNames | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    test_mode: str = "window"
+    notes: list[str] = field(default_factory=list)
+    header: ModelHeader | None = None
+
+
+def complete(
+    found: ForeignModel,
+    *,
+    origin: str,
+    source_names: Mapping[int, str],
+    classes: ClassNames | None = None,
+    image_size: int | None = None,
+) -> tuple[ModelHeader, dict[str, Tensor]]:
+    """Turns what a reader found into a header and weights that fit each other.
+
+    Args:
+        found: Of a reader; its notes are added to.
+        origin: Names the file in errors.
+        source_names: Names in the file by ``id`` of the tensor, for errors.
+        classes: The user's class names; None takes those of the file.
+        image_size: The user's image side in pixels; None takes that of the file.
+
+    Returns:
+        The header, and float32 weights by name.
+
+    Raises:
+        ValueError: If something is missing, left over, of another shape, or not finite.
+    """
+    state = found.state
+    vit = {
+        name.removeprefix("backbone.vit."): value
+        for name, value in state.items()
+        if name.startswith("backbone.vit.")
+    }
+    size = found.image_size if image_size is None else (image_size, image_size)
+    sizes = infer_sizes(vit, num_heads=found.num_heads, grid_size=found.grid_size, origin=origin)
+    found.notes += sizes.notes
+    if size is None:
+        size = sizes.grid_size
+    if size is None:
+        size = (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
+        found.notes.append(
+            f"The file does not say the image size: {DEFAULT_IMAGE_SIZE} is taken (--image-size)."
+        )
+    queries, head = (
+        _matrix(state, f"decode_head.{name}.weight", origin) for name in ("query", "class_head")
+    )
+    num_classes = head.shape[0] - 1
+    names = _names(found, classes, num_classes, origin)
+    channels = sizes.in_channels
+    if found.mean is None and found.header is None:
+        found.notes.append("The file does not say the normalisation: ImageNet's is taken.")
+    header = ModelHeader(
+        family=sizes.family,
+        architecture=sizes.architecture,
+        patch_size=sizes.patch_size,
+        image_size=sizes.grid_size or size,
+        in_channels=channels,
+        num_queries=queries.shape[0],
+        num_joint_blocks=found.num_joint_blocks or sizes.num_joint_blocks,
+        num_upscale_blocks=_count(state, "decode_head.upscale."),
+        classes=names.names,
+        class_ids=names.ids,
+        palette=names.palette or found.palette or tuple(default_palette(num_classes)),
+        mean=_per_channel(found.mean or IMAGENET_MEAN, channels),
+        std=_per_channel(found.std or IMAGENET_STD, channels),
+        bgr_to_rgb=channels == 3,
+        test_mode=found.test_mode,
+        test_size=size,
+        versions=package_versions(),
+    )
+    if found.header is not None:
+        header = restored(header, found.header)
+    return header, fitted(header, state, origin=origin, source_names=source_names)
+
+
+def restored(header: ModelHeader, stored: ModelHeader) -> ModelHeader:
+    """The header that travelled along, if it still is of the model that the file describes.
+
+    Only it knows ids, colours and how windows are taken. If the folder was changed since, what
+    its own files say is kept instead.
+    """
+    same = ("family", "patch_size", "in_channels", "num_queries", "num_upscale_blocks")
+    changed = any(
+        getattr(header, name) != getattr(stored, name)
+        for name in (*same, "num_joint_blocks", "classes")
+    )
+    close = all(
+        math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6)
+        for one, other in zip(header.mean + header.std, stored.mean + stored.std, strict=False)
+    )
+    if changed or not close or _sizes(header) != _sizes(stored):
+        return header
+    return stored.replace(versions=header.versions)
+
+
+def _sizes(header: ModelHeader) -> Any:
+    arch = resolve_architecture(header.family, header.architecture)
+    # Rotary positions store no image size, and transformers wants one that it can test at.
+    return arch.num_heads, arch.depth, header.image_size if header.family == "dinov2" else None
+
+
+def fitted(
+    header: ModelHeader,
+    state: Mapping[str, Tensor],
+    *,
+    origin: str,
+    source_names: Mapping[int, str],
+) -> dict[str, Tensor]:
+    """Checks weights against the model of a header, without building it in memory.
+
+    Returns:
+        Contiguous float32 copies.
+
+    Raises:
+        ValueError: If names, shapes, types or values are wrong; all are listed.
+    """
+    init_default_scope("mmseg")
+    with torch.device("meta"):
+        expected = MODELS.build(model_config(header)).state_dict()
+    return checked(
+        state,
+        {name: value.shape for name, value in expected.items()},
+        origin=origin,
+        source_names=source_names,
+    )
+
+
+def checked(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, torch.Size],
+    *,
+    origin: str,
+    source_names: Mapping[int, str],
+) -> dict[str, Tensor]:
+    """As :func:`fitted`, against given names and shapes."""
+
+    def called(name: str) -> str:
+        return source_names.get(id(state[name]), name)
+
+    missing = [name for name in expected if name not in state]
+    unexpected = [called(name) for name in state if name not in expected]
+    shapes = [
+        f"{called(name)} {tuple(state[name].shape)}, expected {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in state and state[name].shape != shape
+    ]
+    types = [
+        f"{called(name)} {state[name].dtype}"
+        for name in expected
+        if name in state and not state[name].is_floating_point()
+    ]
+    values = [
+        called(name)
+        for name in expected
+        if name in state
+        and state[name].is_floating_point()
+        and not torch.isfinite(state[name]).all()
+    ]
+    problems = [
+        f"  {title}: {listed(names)}"
+        for title, names in (
+            ("missing (our names)", missing),
+            ("left over", unexpected),
+            ("of another shape", shapes),
+            ("of another type than floating point", types),
+            ("with NaN or infinite values", values),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"{origin}: the weights are not those of the model that the file describes.\n"
+            + "\n".join(problems)
+            + "\nNothing was written. Take an undamaged file of the original program."
+        )
+    return {name: state[name].to(torch.float32, copy=True).contiguous() for name in expected}
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names and the number of all."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"({len(names)}) " + ", ".join(names[:_SHOWN]) + more
+
+
+def _matrix(state: Mapping[str, Tensor], name: str, origin: str) -> Tensor:
+    value = state.get(name)
+    if value is None or value.ndim != 2 or not value.shape[0] or not value.shape[1]:
+        found = "missing" if value is None else f"of shape {tuple(value.shape)}"
+        raise ValueError(f"{origin}: {name} (our name) is {found}; expected is a matrix.")
+    return value
+
+
+def _names(found: ForeignModel, classes: ClassNames | None, count: int, origin: str) -> ClassNames:
+    names = classes or found.names
+    if names is None:
+        found.notes.append(
+            f"The file has no class names: they are 'class 0' to 'class {count - 1}' (--classes)."
+        )
+        return numbered(count)
+    if len(names.names) != count:
+        raise ValueError(
+            f"{origin}: the class head is for {count} classes, but {names.source} has "
+            f"{len(names.names)}. Give --classes with {count} names in the order of the head."
+        )
+    return names
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    numbers = {name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)}
+    return len(numbers)
+
+
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Repeats the values over the channels, as programs do for images that are not RGB."""
+    return tuple(float(values[index % len(values)]) for index in range(channels))
+
+
+def positive(value: Any, name: str, origin: str) -> int:
+    """``value`` if it is a positive integer.
+
+    Raises:
+        ValueError: If not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
+        raise ValueError(f"{origin}: {name} is {value!r}; expected is a positive integer.")
+    return value

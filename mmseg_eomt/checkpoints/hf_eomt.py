@@ -1,0 +1,214 @@
+"""transformers' EoMT and EoMT-DINOv3, read: weights of 4.x and 5.x with their ``config.json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmseg_eomt.checkpoints.class_names import ClassNames, names_of
+from mmseg_eomt.checkpoints.foreign import ForeignModel, positive
+from mmseg_eomt.checkpoints.header import ModelHeader
+from mmseg_eomt.checkpoints.hf import convert_hf
+
+# model_type -> epsilon of the norms that our backbones compute with.
+EPSILON = {"eomt": 1e-6, "eomt_dinov3": 1e-5}
+HEADER_FIELD = "mmseg_eomt"
+"""Field of config.json with our header, for what transformers has no field for."""
+
+HEADS = {
+    "query.": "decode_head.query.",
+    "class_predictor.": "decode_head.class_head.",
+    "mask_head.fc1.": "decode_head.mask_head.0.",
+    "mask_head.fc2.": "decode_head.mask_head.2.",
+    "mask_head.fc3.": "decode_head.mask_head.4.",
+}
+_UPSCALE = "upscale_block.block."
+# Of training only, or made anew.
+_BESIDE = ("attn_mask_probs", "criterion.empty_weight", "embeddings.mask_token")
+ROPE_THETA = 100.0
+
+
+def is_hf_eomt_layout(weights: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of transformers' EoMT."""
+    return "query.weight" in weights and "class_predictor.weight" in weights
+
+
+def read_hf_eomt(
+    weights: Mapping[str, Tensor],
+    *,
+    config: Mapping[str, Any] | None,
+    processor: Mapping[str, Any] | None,
+    origin: str,
+) -> ForeignModel:
+    """Renames the weights and reads the configuration.
+
+    Args:
+        weights: As :func:`is_hf_eomt_layout` accepts.
+        config: Content of ``config.json``.
+        processor: Content of ``preprocessor_config.json``, where there is one.
+        origin: Names the file in errors.
+
+    Raises:
+        ValueError: If the configuration is missing, or of a model that computes otherwise.
+    """
+    if config is None:
+        raise ValueError(
+            f"{origin}: these are weights of transformers' EoMT, whose config.json is needed too "
+            "(attention heads, joint blocks, classes). Give the folder that holds both."
+        )
+    family = _checked_config(config, origin)
+    state = _renamed(weights, config, family)
+    image = config.get("image_size")
+    side = image if isinstance(image, int) else None
+    if isinstance(image, (list, tuple)) and len(image) == 2 and image[0] == image[1]:
+        side = image[0]
+    side = positive(side, "image_size in config.json", origin)
+    found = ForeignModel(
+        "transformers EoMT" if family == "eomt" else "transformers EoMT-DINOv3",
+        state,
+        num_heads=positive(config.get("num_attention_heads"), "num_attention_heads", origin),
+        num_joint_blocks=positive(config.get("num_blocks"), "num_blocks", origin),
+        image_size=(side, side),
+        names=_names(config, origin),
+        header=_header(config, origin),
+    )
+    if processor is not None:
+        _read_processor(found, processor, origin)
+    return found
+
+
+def _checked_config(config: Mapping[str, Any], origin: str) -> str:
+    family = config.get("model_type")
+    if family not in EPSILON:
+        raise ValueError(
+            f"{origin}: model_type in config.json is {family!r}; the weights are those of "
+            f"{' or '.join(EPSILON)}."
+        )
+    problems = []
+    gated_v3 = family == "eomt_dinov3" and config.get("use_gated_mlp", False)
+    if gated_v3:
+        problems.append(
+            "use_gated_mlp is true: transformers then uses one activation for the gates, the mask "
+            "head and the upscaling, where EoMT has SiLU in the gates and GELU in the heads; such "
+            "a model cannot be expressed here"
+        )
+    elif config.get("hidden_act", "gelu") != "gelu":
+        problems.append(f"hidden_act is {config['hidden_act']!r}, EoMT computes with 'gelu'")
+    epsilon = config.get("layer_norm_eps", 1e-6)
+    if not isinstance(epsilon, (int, float)) or not math.isclose(epsilon, EPSILON[family]):
+        problems.append(
+            f"layer_norm_eps is {epsilon!r}, {family} computes with {EPSILON[family]:g} here"
+        )
+    rope = config.get("rope_parameters") or {}
+    theta = rope.get("rope_theta") if isinstance(rope, Mapping) else None
+    theta = theta if theta is not None else config.get("rope_theta") or ROPE_THETA
+    if family == "eomt_dinov3" and theta != ROPE_THETA:
+        problems.append(f"rope_theta is {theta!r}, DINOv3 has {ROPE_THETA:g}")
+    if problems:
+        raise ValueError(
+            f"{origin}: config.json describes another model than EoMT: {'; '.join(problems)}."
+        )
+    return str(family)
+
+
+def _renamed(
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], family: str
+) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    encoder: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        head = next((h for h in HEADS if name.startswith(h)), None)
+        if name in _BESIDE:
+            continue
+        if head is not None:
+            state[HEADS[head] + name[len(head) :]] = value
+        elif name.startswith(_UPSCALE):
+            ours = name[len(_UPSCALE) :].replace(".layernorm2d.", ".norm.")
+            state[f"decode_head.upscale.{ours}"] = value
+        elif name == "embeddings.position_embeddings.weight" and value.ndim == 2:
+            # Patches only, where a backbone's table has a row for cls before them.
+            row = torch.zeros(1, value.shape[1], dtype=value.dtype)
+            encoder["embeddings.position_embeddings"] = torch.cat((row, value))[None]
+        elif name != "embeddings.register_tokens" or value.numel():
+            encoder[name] = value
+    if "embeddings.cls_token" in encoder:
+        encoder = convert_hf(encoder)
+    if family == "eomt_dinov3":
+        _fill_biases(encoder, config)
+    return {**state, **{f"backbone.vit.{name}": value for name, value in encoder.items()}}
+
+
+def _fill_biases(encoder: dict[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Zeros for biases that the configuration says the model goes without."""
+    without = {
+        "query_bias": ("attn.q_bias",),
+        "value_bias": ("attn.v_bias",),
+        "proj_bias": ("attn.proj.bias",),
+        "mlp_bias": ("mlp.fc1.bias", "mlp.fc2.bias"),
+    }
+    for key, names in without.items():
+        if config.get(key, True):
+            continue
+        for weight in [n for n in encoder if n.endswith(".norm1.weight")]:
+            block = weight.removesuffix("norm1.weight")
+            for name in names:
+                source = encoder.get(f"{block}{name.removesuffix('.bias')}.weight")
+                size = encoder[weight].shape[0] if source is None else source.shape[0]
+                encoder.setdefault(f"{block}{name}", torch.zeros(size))
+
+
+def _names(config: Mapping[str, Any], origin: str) -> ClassNames | None:
+    labels = config.get("id2label")
+    if labels is None:
+        return None
+    names = names_of(labels, f"id2label of {origin}")
+    if sorted(names.ids) != list(range(len(names.ids))):
+        raise ValueError(
+            f"{origin}: id2label in config.json has the ids {list(names.ids)[:12]}; expected 0 to "
+            f"{len(names.ids) - 1}."
+        )
+    ordered = dict(sorted(zip(names.ids, names.names, strict=True)))
+    return ClassNames(tuple(ordered.values()), tuple(ordered), source=names.source)
+
+
+def _header(config: Mapping[str, Any], origin: str) -> ModelHeader | None:
+    stored = config.get(HEADER_FIELD)
+    if not isinstance(stored, str):
+        return None
+    return ModelHeader.from_json(stored, source=f"{origin}, {HEADER_FIELD} in config.json")
+
+
+def _read_processor(found: ForeignModel, processor: Mapping[str, Any], origin: str) -> None:
+    """Normalisation and size, on the scale of pixels from 0 to 255."""
+    factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1
+    mean, std = processor.get("image_mean"), processor.get("image_std")
+    if not processor.get("do_normalize", True):
+        mean, std = [0.0], [1.0]
+    for name, value in (("image_mean", mean), ("image_std", std), ("rescale_factor", [factor])):
+        numbers = isinstance(value, list) and all(
+            isinstance(v, (int, float)) and math.isfinite(v) for v in value
+        )
+        if not numbers or not value or (name != "image_mean" and min(value) <= 0):
+            raise ValueError(
+                f"{origin}: {name} in preprocessor_config.json is {value!r}; expected numbers."
+            )
+    found.mean = tuple(round(value / factor, 6) for value in mean or ())
+    found.std = tuple(round(value / factor, 6) for value in std or ())
+    size = processor.get("size")
+    side = size.get("shortest_edge", size.get("height")) if isinstance(size, Mapping) else size
+    if side is not None and found.image_size is not None:
+        side = positive(side, "size in preprocessor_config.json", origin)
+        if side != found.image_size[0]:
+            raise ValueError(
+                f"{origin}: preprocessor_config.json brings images to {side} pixels, but the model "
+                f"of config.json takes {found.image_size[0]}."
+            )
+    if not processor.get("do_split_image", False):
+        found.notes.append(
+            "transformers' processor pads the image to a square; here windows along its long side "
+            "are taken, as in EoMT's published semantic evaluation."
+        )
