@@ -182,6 +182,11 @@ def _schedule_rows(run: ResolvedRun, factor: float) -> list[tuple[str, str]]:
                 ("backbone warm-up", f"step {head:.0f} to {head + backbone:.0f}"),
                 ("then", f"(1 - progress)^{item.get('power', 0.9)}"),
             ]
+    rows += [
+        ("averaged weights (EMA)", ", ".join(f"{k}={v}" for k, v in hook.items() if k != "type"))
+        for hook in cfg.get("custom_hooks") or ()
+        if hook["type"] == "EMAHook"
+    ]
     clip = cfg.optim_wrapper.get("clip_grad")
     rows += [
         ("gradient norm", f"at most {clip['max_norm']}" if clip else "not clipped"),

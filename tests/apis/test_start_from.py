@@ -16,7 +16,7 @@ from mmseg_eomt.apis.start_from import planned_start, start_from
 from mmseg_eomt.apis.train import resolve_training
 from mmseg_eomt.checkpoints.header import HEADER_KEY, ModelHeader
 from mmseg_eomt.checkpoints.lean import save_weights
-from tests.apis.tiny import ARCH, make_data, tiny_call, tiny_header
+from tests.apis.tiny import ARCH, FEW_FILES, make_data, tiny_call, tiny_header
 
 
 def _weights(path: Path, header: ModelHeader | None = None, **changes: Any) -> Path:
@@ -147,6 +147,7 @@ def test_a_run_logs_its_rules_before_the_first_step_and_trains_from_the_weights(
         tmp_path / "w.safetensors", classes=classes, num_queries=3, patch_size=4, mean=(1.0,) * 3
     )
     call = tiny_call(make_data(tmp_path / "data"), checkpoint=path, reuse_class_head="by_name")
+    call = {**call, **FEW_FILES, "steps": 1}
     # No step moves a weight: what comes out is what the run began with.
     call["model_args"] = {**call["model_args"], "lr": 0.0}
     out = tmp_path / "run"

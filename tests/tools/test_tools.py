@@ -70,6 +70,20 @@ def test_dry_run_prints_the_run_and_makes_no_folder(
     assert not (folder / "run").exists()
 
 
+def test_dry_run_says_what_a_start_takes_over(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # rich folds no cell
+    old = tiny_header(classes=("tree", "boat", "Sky"), num_queries=7)
+    save_weights(folder / "old.safetensors", build_segmentor(old), old)
+    arguments = [str(folder / "tiny.py"), "--data", str(folder / "data.yaml"), "--dry-run"]
+    arguments += ["--checkpoint", str(folder / "old.safetensors"), "--reuse-class-head", "by_name"]
+    assert tool("train").main([*arguments, "--ema", "--debug", "--cfg-options", *OPTIONS]) == 0
+    text = capsys.readouterr().out
+    for word in ("4 taken, 3 left out", "1 of 3 classes", "file has 'Sky'", "EMA"):
+        assert word in text, word
+
+
 def test_test_and_predict_write_what_they_promise(folder: Path) -> None:
     arguments = [str(folder / "tiny.py"), str(folder / "w.safetensors")]
     arguments += ["--data", str(folder / "data.yaml"), "--work-dir", str(folder / "test")]
@@ -111,6 +125,22 @@ def test_test_and_predict_write_what_they_promise(folder: Path) -> None:
             "--reuse-class-head",
             "needs the same classes",
         ),
+        (
+            "train",
+            "{f}/tiny.py --data {f}/data.yaml --reuse-class-head by_name",
+            "add checkpoint (--checkpoint PATH)",
+        ),
+        (
+            "train",
+            "{f}/tiny.py --data {f}/data.yaml --checkpoint {f}/none.safetensors",
+            "no such weights file",
+        ),
+        (
+            "train",
+            "{f}/tiny.py --data {f}/data.yaml --checkpoint {f}/tiny.py",
+            "tools/convert_checkpoint.py",
+        ),
+        ("train", "{f}/tiny.py --data {f}/data.yaml --ema 2", "ema is 2.0"),
         ("train", "{f}/tiny.py --data {f}/data.yaml --backbone-weights {f}/no.pth", "no.pth"),
         ("test", "{f}/tiny.py {f}/none.pth --data {f}/data.yaml", "no such weights file"),
         ("test", "{f}/tiny.py {f}/tiny.py --data {f}/data.yaml", "not a readable checkpoint"),
