@@ -163,6 +163,8 @@ def _inspect_safetensors(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
             f"{path}: damaged safetensors file ({error}). Copy or export it again."
         ) from error
     if HEADER_KEY not in metadata:
+        if shapes and all(name.startswith("backbone.") for name in shapes):
+            _check_whole_model(shapes, path)
         raise ValueError(
             f"{path}: no model header ('{HEADER_KEY}') in the file, so it was not written by "
             f"mmseg_eomt. {_convert(path)}"

@@ -46,6 +46,8 @@ def _bad_file(kind: str, path: Path) -> None:
         path.write_bytes(pickle.dumps({"state_dict": Path("x")}))
     elif kind == "backbone with a header":
         save_file(backbone, path, metadata=header)
+    elif kind == "converted backbone":
+        save_file(backbone, path, metadata={"mmseg_eomt_backbone": "{}"})
     elif kind == "backbone of timm":
         torch.save({n.removeprefix("backbone.vit."): v for n, v in backbone.items()}, path)
     elif kind == "a part is missing":
@@ -66,6 +68,7 @@ def _bad_file(kind: str, path: Path) -> None:
         ("foreign pth", "tools/convert_checkpoint.py"),
         ("pickle", "tools/convert_checkpoint.py"),
         ("backbone with a header", "a backbone alone.*--backbone-weights"),
+        ("converted backbone", "a backbone alone.*--backbone-weights"),
         ("backbone of timm", "--backbone-weights"),
         ("a part is missing", r"missing in the file: \(1\) decode_head.mask_head.2.bias"),
         ("a part too many", r"not in the model: \(1\) decode_head.extra"),
