@@ -14,7 +14,13 @@ from mmseg_eomt.apis.arguments import apply_transform_args
 from mmseg_eomt.apis.averaging import apply_ema
 from mmseg_eomt.apis.errors import run_tool
 from mmseg_eomt.apis.precision import mixed_precision
-from mmseg_eomt.apis.run import LAUNCHERS, prepare_training, run_training, world_size_of
+from mmseg_eomt.apis.run import (
+    LAUNCHERS,
+    default_work_dir,
+    prepare_training,
+    run_training,
+    world_size_of,
+)
 from mmseg_eomt.apis.start_classes import BY_NAME
 from mmseg_eomt.apis.summary import print_summary
 
@@ -29,7 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="PATH",
-        help="continue from this checkpoint; without a path from the newest in the work dir",
+        help="continue from this checkpoint; without a path from the newest intact one of the run",
     )
     parser.add_argument("--data", metavar="DATA.yaml", help="one's own folders (folder configs)")
     parser.add_argument(
@@ -86,10 +92,8 @@ def train(args: argparse.Namespace) -> None:
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
-    # Precedence as in MMSegmentation: command line, config, name of the config.
-    cfg.work_dir = (
-        args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
-    )
+    # Precedence as in MMSegmentation: command line, config, place or name of the config.
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(default_work_dir(args.config))
     if args.backbone_weights is not None:
         none = args.backbone_weights.lower() == "none"
         cfg.model.backbone.pretrained = None if none else args.backbone_weights

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
+from mmseg_eomt.checkpoints.header import ModelHeader
 from mmseg_eomt.checkpoints.lean import read_header
 from mmseg_eomt.datasets.data_description import load_data
 from mmseg_eomt.engine.runner.batch_plan import BatchPlan, plan_batches
@@ -125,13 +126,20 @@ def check_pretrained(pretrained: Any) -> None:
         )
 
 
-def check_same_classes(path: str | Path, meta: Mapping[str, Any]) -> None:
+def check_same_classes(
+    path: str | Path, meta: Mapping[str, Any], *, header: ModelHeader | None = None
+) -> None:
     """Check that weights were trained for the classes of a dataset.
+
+    Args:
+        path: The weights.
+        meta: Of the dataset.
+        header: Of the weights, if it has been read already.
 
     Raises:
         ValueError: If the file names other classes.
     """
-    classes = list(read_header(path).classes)
+    classes = list((header or read_header(path)).classes)
     wanted = list(meta["classes"])
     if classes != wanted:
         raise ValueError(

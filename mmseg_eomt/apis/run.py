@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from mmseg_eomt.checkpoints.lean import (
     read_training_checkpoint,
     read_weights,
 )
+from mmseg_eomt.checkpoints.training import checkpoints_of, newest_intact, read_resumable
 from mmseg_eomt.engine.hooks.export_weights_hook import ExportWeightsHook
 
 LOG_FILE = "train.log"
@@ -38,6 +38,7 @@ OWN_FILES = (
     "last_checkpoint",
     LOG_FILE,
     "iter_*.pth",
+    "iter_*.pth.set_aside*",
     "best_*.pth",
     "exported/best.safetensors",
     "exported/last.safetensors",
@@ -61,8 +62,8 @@ def prepare_training(
         data: One's own folders, see `resolve_config`.
         checkpoint: Weights of another task to start from, see `start_from`.
         reuse_class_head: False, True or 'by_name'.
-        resume: True continues from the newest checkpoint of the work folder if there is one; a
-            path continues from that checkpoint.
+        resume: True continues from the newest intact checkpoint of the work folder if there is
+            one; a path continues from that checkpoint.
         world_size: Number of processes.
         validate: Whether to validate during training.
 
@@ -98,16 +99,12 @@ def prepare_training(
         )
     cfg.resume, cfg.load_from = False, cfg.get("load_from")
     if resume:
-        path = Path(resume) if not isinstance(resume, bool) else newest_checkpoint(cfg.work_dir)
+        path = Path(resume) if not isinstance(resume, bool) else newest_intact(cfg.work_dir)
         if path is not None:
-            stored = read_training_checkpoint(path)
-            if "optimizer" not in stored:
-                raise ValueError(
-                    f"{path}: holds weights but no optimiser state, so a run cannot be resumed "
-                    "from it. Resume from iter_*.pth, or start a new run with --checkpoint."
-                )
+            stored = read_resumable(path)
             if HEADER_KEY in stored:
-                check_same_classes(path, run.dataset_meta)
+                header = ModelHeader.from_json(str(stored[HEADER_KEY]), source=str(path))
+                check_same_classes(path, run.dataset_meta, header=header)
             cfg.resume, cfg.load_from = True, str(path.resolve())
             # The checkpoint brings the backbone: nothing else has to be fetched.
             cfg.model.backbone.pretrained = None
@@ -213,18 +210,13 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     return read_weights(path)[1]
 
 
-def newest_checkpoint(work_dir: str | Path) -> Path | None:
-    """Find the newest `iter_*.pth` of a run folder; None without one.
+def default_work_dir(config: str | Path) -> Path:
+    """The folder of a config's run: its own if it lies in a run's folder, else `work_dirs/STEM`.
 
-    MMEngine's `last_checkpoint` is not read: it holds an absolute path, which in a copied folder
-    leads back to the original.
+    A run leaves its config behind without a path, so that a copied folder is resumed as the copy.
     """
-    found = [
-        (int(match.group(1)), path)
-        for path in Path(work_dir).glob("iter_*.pth")
-        if (match := re.fullmatch(r"iter_(\d+)\.pth", path.name))
-    ]
-    return max(found)[1] if found else None
+    config = Path(config)
+    return config.parent if checkpoints_of(config.parent) else Path("work_dirs") / config.stem
 
 
 def prepare_folder(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
@@ -241,7 +233,7 @@ def prepare_folder(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
         raise ValueError("overwrite starts anew and resume continues: give one of them.")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out}: out must be a folder, but it is a file.")
-    if resume and newest_checkpoint(out) is None:
+    if resume and not checkpoints_of(out):
         raise FileNotFoundError(
             f"{out}: no checkpoint (iter_*.pth) to resume from. Give the folder of the interrupted "
             "run, or resume=False."

@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmseg_eomt.checkpoints.describe import header_from_config, unwrap
 from mmseg_eomt.checkpoints.header import HEADER_KEY, ModelHeader, model_config
+from mmseg_eomt.checkpoints.sealed import load_sealed
 
 __all__ = [
     "HEADER_KEY",
@@ -149,15 +148,7 @@ def read_training_checkpoint(path: PathLike) -> dict[str, Any]:
         ValueError: If it is damaged, holds code, or has no 'state_dict' of tensors.
     """
     path = _existing_file(path)
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{path}: not a readable checkpoint ({reason[:200]}). Allowed: lean weights "
-            "(.safetensors) or a training checkpoint (.pth) written by mmseg_eomt; a damaged file "
-            "must be copied or trained again."
-        ) from error
+    checkpoint: dict[str, Any] = load_sealed(path)
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(

@@ -38,6 +38,33 @@ class StepRecord:
         self._values.append({name: value.detach() for name, value in values.items()})
         self._files.append(files)
 
+    def state(self) -> dict[str, Any]:
+        """The steps kept, as plain data: a run resumed between log lines logs the same means."""
+        names = list(self._values[0]) if self._values else []
+        rows = [torch.stack([row[name].float() for name in names]) for row in self._values]
+        return {
+            "steps": list(self._steps),
+            "names": names,
+            "values": torch.stack(rows).cpu() if rows else torch.zeros(0, 0),
+            "files": [list(files) for files in self._files],
+        }
+
+    def load(self, states: list[dict[str, Any]]) -> None:
+        """Takes steps over from :meth:`state`, of this process or of all that there were.
+
+        Args:
+            states (list[dict]): One: this process's own. Several: the mean of their values, which
+                gives the same mean over any number of processes.
+        """
+        first = states[0]
+        values = torch.stack([state["values"] for state in states]).mean(dim=0)
+        self._steps = list(first["steps"])
+        self._values = [dict(zip(first["names"], row, strict=True)) for row in values]
+        self._files = [
+            [name for state in states for name in state["files"][index]]
+            for index in range(len(self._steps))
+        ]
+
     def flush(self, *, must_be_finite: tuple[str, ...] = ("loss",)) -> dict[str, float]:
         """Means over the steps since the last call and over processes; forgets the steps.
 

@@ -163,6 +163,7 @@ def runner(
     with_val: bool = False,
     hooks: list[Any] | None = None,
     interval: int = 2,
+    checkpoint: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> SegmentationRunner:
     """A runner of the toy model; its own name keeps mmengine's global instances apart."""
@@ -194,7 +195,7 @@ def runner(
         custom_hooks=[{"type": "MaskAnnealingHook"}] if hooks is None else hooks,
         default_hooks={
             "logger": {"type": "LoggerHook", "interval": interval, "log_metric_by_epoch": False},
-            "checkpoint": {"type": "CheckpointHook", "interval": 3, "by_epoch": False},
+            "checkpoint": {"type": "SafeCheckpointHook", "interval": 3, **(checkpoint or {})},
         },
         default_scope="mmseg",
         randomness={"seed": 5},

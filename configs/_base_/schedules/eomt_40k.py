@@ -50,11 +50,12 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(
-        type="CheckpointHook",
+        type="SafeCheckpointHook",
         by_epoch=False,
         interval=2_000,
         save_best="mIoU",
-        max_keep_ckpts=1,
+        # Two, so that a disk that damages the newest one still leaves one to resume from.
+        max_keep_ckpts=2,
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     # By default the rule behind the official configs: each joint block is annealed over a sixth of

@@ -6,15 +6,19 @@ import random
 from typing import Any
 
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
+from torch.utils.data import get_worker_info
 
 from mmseg_eomt.datasets.step_sampler import SampleIndex
 
 
 @TRANSFORMS.register_module()
 class SeedSample(BaseTransform):  # type: ignore[misc]
-    """Seeds Python's and NumPy's global generators from the run's seed and the position.
+    """Seeds the global generators from the run's seed and the position.
+
+    Python's and NumPy's always, torch's in the loader's workers.
 
     First in a training pipeline. With `StepSampler` the augmentation of a sample then does not
     depend on the number of workers or processes, and a resumed run draws what the uninterrupted
@@ -26,7 +30,11 @@ class SeedSample(BaseTransform):  # type: ignore[misc]
         """Reads ``sample_idx``, which the dataset sets to the index it was asked for."""
         index = results.get("sample_idx")
         if isinstance(index, SampleIndex):
-            words = np.random.SeedSequence((index.seed, index.position)).generate_state(5)
+            words = np.random.SeedSequence((index.seed, index.position)).generate_state(6)
             np.random.seed(words[:4])
             random.seed(int(words[4]))
+            if get_worker_info() is not None:
+                # For other people's transforms. In the main process torch's generator belongs to
+                # the model, where a resume restores it.
+                torch.default_generator.manual_seed(int(words[5]))
         return results

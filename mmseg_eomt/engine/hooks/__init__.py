@@ -10,6 +10,7 @@ from mmseg_eomt.engine.hooks.mask_annealing_hook import (
 )
 from mmseg_eomt.engine.hooks.prediction_picture_hook import PredictionPictureHook
 from mmseg_eomt.engine.hooks.progress_hook import ProgressHook
+from mmseg_eomt.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook, role_rates
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "MaskAnnealingHook",
     "PredictionPictureHook",
     "ProgressHook",
+    "SafeCheckpointHook",
     "TrainingMonitorHook",
     "default_windows",
     "mask_probability",

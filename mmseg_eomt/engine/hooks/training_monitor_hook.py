@@ -58,7 +58,11 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
             logger.interval = min(logger.interval, runner.max_iters)
         self._logger = loggers[0] if loggers else None
         self._every = self.interval or (loggers[0].interval if loggers else DEFAULT_INTERVAL)
-        self._record = StepRecord()
+
+    @property
+    def record(self) -> StepRecord:
+        """The steps since the last log line; they belong into a checkpoint."""
+        return self._record
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Notes the step, but no rate: see the class."""

@@ -14,7 +14,11 @@ from torch.utils.data import DataLoader
 
 from mmseg_eomt.engine.optimizers import NonFiniteError
 from mmseg_eomt.engine.runner.batch_plan import BatchPlan, merge_batches, plan_batches
+from mmseg_eomt.engine.runner.random_state import kept_random_state
 from mmseg_eomt.engine.step_record import image_paths
+
+# Of the message hub; a name that its log lines for validations do not pick up.
+VALIDATED = "checked_step"
 
 
 @LOOPS.register_module()
@@ -72,6 +76,7 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
                 f"{self.plan.micro_batch_size} for train_cfg.global_batch_size "
                 f"{global_batch_size}: build it with that batch_size."
             )
+        self.training_random_state: dict[str, Any] | None = None
         super().__init__(runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals)
 
     @property
@@ -93,14 +98,16 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
         self.runner.call_hook("before_train_epoch")
         if self._iter > 0:
             self._skip_seen_data()
+            self.runner.restore_process()
+            # Killed after the checkpoint of a step, before the validation of that step was done.
+            self._decide_current_val_interval()
+            if self.runner.message_hub.get_info(VALIDATED) != self._iter:
+                self._validate_if_due()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self.run_iter(self._next_batches())
             self._decide_current_val_interval()
-            last = self._iter == self._max_iters
-            due = self._iter % self.val_interval == 0 or last
-            if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
-                self.runner.val_loop.run()
+            self._validate_if_due()
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model  # type: ignore[no-any-return]
@@ -139,6 +146,19 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
         }
         runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=seen, outputs=outputs)
         self._iter += 1
+
+    def _validate_if_due(self) -> None:
+        """Validates after steps at the interval and the last one, without effect on training."""
+        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        if self.runner.val_loop is None or self._iter < self.val_begin or not due:
+            return
+        # First, so that a checkpoint written because of this validation tells of it.
+        self.runner.message_hub.update_info(VALIDATED, self._iter)
+        with kept_random_state() as state:
+            # A checkpoint written in between has to hold the generators of training.
+            self.training_random_state = state
+            self.runner.val_loop.run()
+        self.training_random_state = None
 
     def _prepare_optimizer(self) -> None:
         """Makes the wrapper's counter count micro-batches of this loop."""

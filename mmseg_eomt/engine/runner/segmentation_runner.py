@@ -17,20 +17,21 @@ from torch.utils.data import DataLoader
 
 from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook
 from mmseg_eomt.engine.runner.accumulation_loop import AccumulationTrainLoop
+from mmseg_eomt.engine.runner.resumable_runner import ResumableRunner
 
 SCALE_RULES = ("sqrt", "linear", "none")
 
 
 @RUNNERS.register_module()
-class SegmentationRunner(Runner):  # type: ignore[misc]
+class SegmentationRunner(ResumableRunner):
     """Trains on one GPU, many GPUs or none.
 
     Beyond mmengine's: several processes work without CUDA (gloo); ``auto_scale_lr`` follows the
     global batch by a stated rule; the optimiser accumulates what ``AccumulationTrainLoop`` asks
     for; losses are read once per log line and true rates are logged (``TrainingMonitorHook`` in
-    place of ``RuntimeInfoHook``, ``StepLogProcessor``); a checkpoint's embedded config is never
-    run. Arguments are mmengine's; ``auto_scale_lr`` takes ``enable``, ``base_batch_size`` and
-    ``rule`` ('sqrt', default; 'linear'; 'none').
+    place of ``RuntimeInfoHook``, ``StepLogProcessor``); checkpoints and resumes are those of
+    ``ResumableRunner``. Arguments are mmengine's; ``auto_scale_lr`` takes ``enable``,
+    ``base_batch_size`` and ``rule`` ('sqrt', default; 'linear'; 'none').
     """
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
@@ -95,8 +96,11 @@ class SegmentationRunner(Runner):  # type: ignore[misc]
         default_hooks: dict[str, Hook | dict[str, Any] | None] | None = None,
         custom_hooks: list[Hook | dict[str, Any]] | None = None,
     ) -> None:
-        """Registers hooks; exactly one of them logs rates and losses."""
+        """Registers hooks; exactly one logs rates and losses, and checkpoints are safe ones."""
         default_hooks = dict(default_hooks or {})
+        checkpoint = default_hooks.setdefault("checkpoint", {"type": "SafeCheckpointHook"})
+        if isinstance(checkpoint, dict) and checkpoint.get("type") == "CheckpointHook":
+            default_hooks["checkpoint"] = {**checkpoint, "type": "SafeCheckpointHook"}
         if any(_is_monitor(hook) for hook in custom_hooks or []):
             default_hooks["runtime_info"] = None
         elif "runtime_info" not in default_hooks:
@@ -168,14 +172,6 @@ class SegmentationRunner(Runner):  # type: ignore[misc]
         )
         for group in optim_wrapper.optimizer.param_groups:
             group["lr"] = group["lr"] * ratio
-
-    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """Loads weights; drops a config inside the file, which ``resume`` would run as Python."""
-        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
-        meta = checkpoint.get("meta")
-        if isinstance(meta, dict):
-            meta.pop("config", None)
-        return checkpoint
 
     def _global_batch_size(self) -> int:
         loop = self._train_loop
