@@ -29,20 +29,14 @@ def compile_blocks(model: Any, *, mode: str = "default", backend: Any = "inducto
             on a CPU.
 
     Raises:
-        ValueError: If the mode is unknown, or the backbone has ``with_cp='elementwise'``.
+        ValueError: If the mode is unknown.
     """
     if mode not in MODES:
         raise ValueError(f"Unknown mode {mode!r} of torch.compile: choose one of {MODES}.")
-    if model.backbone.with_cp == "elementwise":
-        raise ValueError(
-            "backbone.with_cp='elementwise' cannot look into compiled blocks, which recompute "
-            "elementwise operations of their own accord: set with_cp=False."
-        )
     options: dict[str, Any] = {"fullgraph": True, "backend": backend}
     if backend == "inductor":
         options["mode"] = mode
-    for block in model.backbone.vit.blocks[: -model.backbone.num_joint_blocks]:
-        block.compile(**options)
     head = model.decode_head
-    head.run_joint_block = torch.compile(run_joint_block, **options)
+    model.backbone.run_block = torch.compile(run_joint_block, **options)
+    head.run_joint_block = model.backbone.run_block
     head.mask_logits = torch.compile(mask_logits, **options)

@@ -54,7 +54,7 @@ class DINOv3(ViTBackbone):
         pretrained: str | None = None,
         frozen_blocks: int | Literal["encoder"] = 0,
         drop_path_rate: float = 0.0,
-        with_cp: bool | Literal["elementwise"] = False,
+        with_cp: bool = False,
         rope_rescale: float | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:

@@ -25,8 +25,7 @@ class EncoderState:
         image_size (tuple[int, int]): ``(H, W)`` of the input in pixels, before padding.
         patch_size (int): Side of a patch in pixels. The padded input is ``grid * patch_size``;
             what lies right of ``W`` or below ``H`` is padding.
-        recompute (bool | str): Whether the joint blocks, too, recompute activations in the
-            backward pass: the mode of :func:`recomputed`, or False.
+        recompute (bool): Whether the joint blocks, too, recompute activations in the backward pass.
     """
 
     tokens: Tensor
@@ -37,4 +36,4 @@ class EncoderState:
     num_prefix_tokens: int
     image_size: tuple[int, int]
     patch_size: int
-    recompute: bool | str = False
+    recompute: bool = False

@@ -51,7 +51,7 @@ class TimmViT(ViTBackbone):
         pretrained: str | None = None,
         frozen_blocks: int | Literal["encoder"] = 0,
         drop_path_rate: float = 0.0,
-        with_cp: bool | Literal["elementwise"] = False,
+        with_cp: bool = False,
         rope_rescale: float | None = None,
         model_kwargs: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,

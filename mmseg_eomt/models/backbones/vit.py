@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from mmseg_eomt.models.backbones.positions import (
     rope_table,
 )
 from mmseg_eomt.models.backbones.state import EncoderState
+from mmseg_eomt.models.layers.joint_block import run_joint_block
 from mmseg_eomt.models.layers.recompute import recomputed
 
 
@@ -44,8 +46,8 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         frozen_blocks (int | Literal['encoder']): How many first blocks stay as they are, the
             embeddings with them; ``'encoder'`` freezes all that comes before the joint blocks.
             Frozen parts get no gradient and stay in eval mode. Defaults to 0.
-        with_cp (bool | str): Whether activations are recomputed in the backward pass: False, True,
-            or ``'elementwise'`` for all but products, see :func:`recomputed`. Defaults to False.
+        with_cp (bool): Whether the activations of blocks, joint ones included, are recomputed in
+            the backward pass. Defaults to False.
         rope_rescale (float, optional): r of DINOv3's augmentation of rotary positions: in
             training, one factor a forward pass, log-uniform in [1/r, r]. Defaults to None, off.
         init_cfg (dict, optional): mmengine's initialisation. Excludes ``pretrained``.
@@ -59,7 +61,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         pretrained: str | None = None,
         hub_name: str | None = None,
         frozen_blocks: int | Literal["encoder"] = 0,
-        with_cp: bool | Literal["elementwise"] = False,
+        with_cp: bool = False,
         rope_rescale: float | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -84,12 +86,12 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         self.num_joint_blocks = num_joint_blocks
         self.pretrained = pretrained
         self.hub_name = hub_name
-        if with_cp not in (False, True, "elementwise"):
-            raise ValueError(f"with_cp={with_cp!r}: choose False, True or 'elementwise'.")
         self.with_cp = with_cp
         self.rope_rescale = self._check_rescale(rope_rescale)
         self.num_frozen_blocks = self._count_frozen(frozen_blocks)
         self._tables = GridCache()
+        # `compile_blocks` puts a compiled one in its place.
+        self.run_block: Callable[..., Tensor] = run_joint_block
         self._freeze()
 
     # --- forward ---------------------------------------------------------------------------
@@ -107,11 +109,11 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         rope = self._rope(grid, tokens.device)
         split = self.depth - self.num_joint_blocks
         for index, block in enumerate(self.vit.blocks[:split]):
-            inputs: dict[str, Any] = {} if rope is None else {"rope": rope}
+            inputs = {"num_queries": 0, "num_prefix_tokens": self.num_prefix_tokens, "rope": rope}
             if self.with_cp and self.training and index >= self.num_frozen_blocks:
-                tokens = recomputed(block, tokens, mode=self.with_cp, **inputs)
+                tokens = recomputed(self.run_block, block, tokens, **inputs)
             else:
-                tokens = block(tokens, **inputs)
+                tokens = self.run_block(block, tokens, **inputs)
         return EncoderState(
             tokens=tokens,
             grid=grid,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmseg_eomt.models.backbones.state import EncoderState
 from mmseg_eomt.models.layers import (
+    MaskMaps,
     StepRandom,
     UpscaleBlock,
     mask_logits,
@@ -179,8 +180,17 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         Without ``masked_attention`` only the last one. Block i is masked by prediction i, for
         each query with probability ``mask_probs[i]``.
         """
+        return self._all_predictions(state, self._predict)
+
+    def _all_predictions(
+        self, state: EncoderState, predict: Callable[[Tensor, EncoderState], tuple[Any, Tensor]]
+    ) -> list[Any]:
+        """As :meth:`all_predictions`, in the form that ``predict(tokens, state)`` gives them."""
         if not self.masked_attention:
-            return [self.forward(state)]
+            tokens = self._with_queries(state)
+            for block in state.blocks:
+                tokens = self._run(block, tokens, state, None)
+            return [predict(state.norm(tokens), state)]
         if len(state.blocks) != self.num_joint_blocks:
             raise ValueError(
                 f"The backbone leaves {len(state.blocks)} joint blocks, the head was made for "
@@ -189,10 +199,11 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         tokens = self._with_queries(state)
         predictions = []
         for index, block in enumerate(state.blocks):
-            prediction = self._predict(state.norm(tokens), state)
+            prediction = predict(state.norm(tokens), state)
             predictions.append(prediction)
-            tokens = self._run(block, tokens, state, self._patch_mask(prediction[0], state, index))
-        predictions.append(self._predict(state.norm(tokens), state))
+            masks = prediction[0].logits if isinstance(prediction[0], MaskMaps) else prediction[0]
+            tokens = self._run(block, tokens, state, self._patch_mask(masks, state, index))
+        predictions.append(predict(state.norm(tokens), state))
         return predictions
 
     def _with_queries(self, state: EncoderState) -> Tensor:
@@ -209,9 +220,7 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
             "patch_mask": mask,
         }
         if state.recompute:
-            return recomputed(
-                self.run_joint_block, block, tokens, mode=state.recompute, **arguments
-            )
+            return recomputed(self.run_joint_block, block, tokens, **arguments)
         return self.run_joint_block(block, tokens, **arguments)
 
     def _predict(self, tokens: Tensor, state: EncoderState) -> Prediction:
@@ -220,11 +229,24 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         patches = tokens[:, self.num_queries + state.num_prefix_tokens :]
         mask_queries = self.mask_head(queries)
         if self.recompute_upscale and torch.is_grad_enabled():
-            masks = recomputed(
-                self.mask_logits, self.upscale, mask_queries, patches, state.grid, mode=True
-            )
+            masks = recomputed(self.mask_logits, self.upscale, mask_queries, patches, state.grid)
         else:
             masks = self.mask_logits(self.upscale, mask_queries, patches, state.grid)
+        return masks, self.class_head(queries)
+
+    def _predict_for_loss(self, tokens: Tensor, state: EncoderState) -> tuple[Any, Tensor]:
+        """As :meth:`_predict`, with mask logits that pass gradients on where the loss asks."""
+        if self.mask_logits is not mask_logits:  # compiled: one graph for all queries
+            return self._predict(tokens, state)
+        queries = tokens[:, : self.num_queries]
+        patches = tokens[:, self.num_queries + state.num_prefix_tokens :]
+        masks = MaskMaps(
+            self.upscale,
+            self.mask_head(queries),
+            patches,
+            state.grid,
+            recompute=self.recompute_upscale,
+        )
         return masks, self.class_head(queries)
 
     def _patch_mask(self, mask_logits: Tensor, state: EncoderState, index: int) -> Tensor | None:
@@ -272,8 +294,9 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
             (0, width - labels.shape[-1], 0, height - labels.shape[-2]),
             value=self.ignore_index,
         )
+        predictions = self._all_predictions(state, self._predict_for_loss)
         losses: dict[str, Tensor] = self.loss_decode(
-            self.all_predictions(state), labels, random=self.random, totals=self._totals
+            predictions, labels, random=self.random, totals=self._totals
         )
         self._images_this_step += len(labels)
         return losses

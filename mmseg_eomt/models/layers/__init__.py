@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmseg_eomt.models.layers.joint_block import joint_attention, run_joint_block
+from mmseg_eomt.models.layers.mask_maps import MaskMaps
 from mmseg_eomt.models.layers.recompute import recomputed
 from mmseg_eomt.models.layers.step_random import StepRandom
 from mmseg_eomt.models.layers.upscale import (
@@ -13,6 +14,7 @@ from mmseg_eomt.models.layers.upscale import (
 )
 
 __all__ = [
+    "MaskMaps",
     "StepRandom",
     "UpscaleBlock",
     "joint_attention",

@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import apply_rot_embed_cat
-from torch import Tensor
+from timm.layers import Mlp
+from torch import Tensor, nn
+
+from mmseg_eomt.models.layers.heads import project_heads
+from mmseg_eomt.models.layers.lean import gelu_linear, norm_linear
 
 
 def run_joint_block(
@@ -43,25 +46,27 @@ def run_joint_block(
     Raises:
         TypeError: If the block is of another kind.
     """
-    attended = joint_attention(
-        block.attn,
-        block.norm1(tokens),
-        num_queries=num_queries,
-        num_prefix_tokens=num_prefix_tokens,
-        rope=rope,
-        patch_mask=patch_mask,
-    )
     if hasattr(block, "ls1"):
-        tokens = tokens + block.drop_path1(block.ls1(attended))
-        hidden: Tensor = block.ls2(block.mlp(block.norm2(tokens)))
+        scales = [getattr(scale, "gamma", None) for scale in (block.ls1, block.ls2)]
     elif hasattr(block, "gamma_1"):
-        tokens = tokens + block.drop_path1(_scaled(attended, block.gamma_1))
-        hidden = _scaled(block.mlp(block.norm2(tokens)), block.gamma_2)
+        scales = [block.gamma_1, block.gamma_2]
     else:
         raise TypeError(
             f"{type(block).__name__} is no block that EoMT can join queries to: expected timm's "
             "Block (VisionTransformer) or EvaBlock (Eva). Use a backbone of one of these families."
         )
+    attended = joint_attention(
+        block.attn,
+        tokens,
+        norm=block.norm1,
+        scale=scales[0],
+        num_queries=num_queries,
+        num_prefix_tokens=num_prefix_tokens,
+        rope=rope,
+        patch_mask=patch_mask,
+    )
+    tokens = tokens + block.drop_path1(attended)
+    hidden = _mlp(block.mlp, tokens, norm=block.norm2, scale=scales[1])
     joined: Tensor = tokens + block.drop_path2(hidden)
     return joined
 
@@ -70,6 +75,8 @@ def joint_attention(
     attention: Any,
     tokens: Tensor,
     *,
+    norm: nn.Module,
+    scale: Tensor | None,
     num_queries: int,
     num_prefix_tokens: int,
     rope: Tensor | None,
@@ -80,17 +87,16 @@ def joint_attention(
     Rows that are masked and rows that are not attend apart, so no mask of T x T is ever built and
     the unmasked rows take the fast kernel. Equal to dense attention with the full mask.
 
-    Args: as :func:`run_joint_block`, with ``tokens`` already normalised.
+    Args: as :func:`run_joint_block`, with the ``norm`` that ``tokens`` go through first and the
+        layer ``scale [C]`` of the result.
 
     Returns:
         Tensor: ``[B, T, C]``.
     """
     batch, length, _ = tokens.shape
-    query, key, value = _project(attention, tokens)  # [B, M, T, D] each
-    if rope is not None:
-        start = num_queries + num_prefix_tokens
-        query = _rotate(query, rope, start, half=attention.rotate_half).type_as(value)
-        key = _rotate(key, rope, start, half=attention.rotate_half).type_as(value)
+    query, key, value = project_heads(
+        attention, tokens, norm=norm, rope=rope, start=num_queries + num_prefix_tokens
+    )
     dropout = attention.attn_drop.p if attention.training else 0.0
     if patch_mask is None:
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
@@ -105,35 +111,32 @@ def joint_attention(
         mixed = torch.cat((masked, free), dim=2)
     mixed = attention.norm(mixed.transpose(1, 2).reshape(batch, length, -1))
     if attention.gate is not None:
-        mixed = mixed * attention.gate(tokens).sigmoid()
-    output: Tensor = attention.proj_drop(attention.proj(mixed))
+        mixed = mixed * attention.gate(norm(tokens)).sigmoid()
+    weight, bias = _scaled(attention.proj, scale)
+    output: Tensor = attention.proj_drop(F.linear(mixed, weight, bias))
     return output
 
 
-def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Projects ``tokens [B, T, C]`` to query, key and value, ``[B, M, T, D]`` each."""
-    batch, length, _ = tokens.shape
-    heads = attention.num_heads
-    if attention.qkv is None:
-        parts = [
-            project(tokens).view(batch, length, heads, -1).transpose(1, 2)
-            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-        ]
-        query, key, value = parts
-    else:
-        bias = attention.qkv.bias
-        if getattr(attention, "q_bias", None) is not None:
-            bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
-        packed = F.linear(tokens, attention.qkv.weight, bias)
-        query, key, value = packed.view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    return attention.q_norm(query), attention.k_norm(key), value
+def _mlp(mlp: Any, tokens: Tensor, *, norm: nn.Module, scale: Tensor | None) -> Tensor:
+    """Norm, timm's ``Mlp`` and layer scale in the form that keeps less; other MLPs as they are."""
+    if type(mlp) is Mlp and _is_plain(mlp):
+        hidden = norm_linear(tokens, norm, mlp.fc1.weight, mlp.fc1.bias)
+        return gelu_linear(hidden, *_scaled(mlp.fc2, scale))
+    output: Tensor = mlp(norm(tokens))
+    return output if scale is None else scale * output
 
 
-def _rotate(heads: Tensor, rope: Tensor, start: int, *, half: bool) -> Tensor:
-    """Rotates the tokens from ``start`` on of ``heads [B, M, T, D]`` by ``rope [N, 2 * D]``."""
-    rotated = apply_rot_embed_cat(heads[:, :, start:], rope, half=half)
-    return torch.cat((heads[:, :, :start].type_as(rotated), rotated), dim=2)
+def _is_plain(mlp: Any) -> bool:
+    """Whether nothing but an exact GELU lies between and after the two linear layers."""
+    dropout = mlp.training and (mlp.drop1.p > 0 or mlp.drop2.p > 0)
+    gelu = isinstance(mlp.act, nn.GELU) and mlp.act.approximate == "none"
+    linear = type(mlp.fc1) is nn.Linear and type(mlp.fc2) is nn.Linear
+    return gelu and linear and not dropout and isinstance(mlp.norm, nn.Identity)
 
 
-def _scaled(hidden: Tensor, gamma: Tensor | None) -> Tensor:
-    return hidden if gamma is None else gamma * hidden
+def _scaled(linear: Any, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of ``scale * linear(...)``: scaling these keeps no activation."""
+    weight, bias = linear.weight, linear.bias
+    if scale is None:
+        return weight, bias
+    return scale[:, None] * weight, None if bias is None else scale * bias

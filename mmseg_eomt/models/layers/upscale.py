@@ -1,12 +1,20 @@
 """Upscaling of patch features to the resolution of mask logits.
 
-Shape legend: B images, C channels, h/w patch grid.
+Shape legend: B images, C channels, h/w patch grid, Q queries, f upscaling factor.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mmseg_eomt.models.layers.lean import norm_linear, plain_operators
+
+_ATEN = torch.ops.aten
 
 
 class UpscaleBlock(nn.Module):
@@ -30,18 +38,86 @@ class UpscaleBlock(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dims, eps=eps)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, *, norm: nn.Module | None = None) -> Tensor:
         """Upscales ``features [B, h, w, C]`` to ``[B, 2h, 2w, C]``."""
+        normalised: Tensor = self.norm(self.before_norm(features, norm=norm))
+        return normalised
+
+    def before_norm(self, features: Tensor, *, norm: nn.Module | None = None) -> Tensor:
+        """What this block's norm is handed, ``[B, 2h, 2w, C]``.
+
+        Args:
+            features (Tensor): ``[B, h, w, C]``.
+            norm (nn.Module, optional): Norm that the features still have to go through.
+        """
         batch, height, width, channels = features.shape
         # [C_in, C_out, 2, 2] -> [2, 2, C_out, C_in]: rows of the product are whole pixels.
         weight = self.conv1.weight.permute(2, 3, 1, 0).reshape(4 * channels, channels)
         bias = None if self.conv1.bias is None else self.conv1.bias.repeat(4)
-        cells = F.linear(features, weight, bias).view(batch, height, width, 2, 2, channels)
-        image = cells.transpose(2, 3).reshape(batch, 2 * height, 2 * width, channels)
-        image = F.gelu(image).permute(0, 3, 1, 2)  # a channels-last view [B, C, 2h, 2w]
-        image = self.conv2(image).permute(0, 2, 3, 1)
-        normalised: Tensor = self.norm(image)
-        return normalised
+        if norm is None:
+            cells = F.linear(features, weight, bias)
+        else:
+            cells = norm_linear(features, norm, weight, bias)
+        cells = cells.view(batch, height, width, 2, 2, channels)
+        return _activated_and_mixed(cells, self.conv2.weight)
+
+
+def _activated_and_mixed(cells: Tensor, weight: Tensor) -> Tensor:
+    """GELU and depthwise convolution of ``cells [B, h, w, 2, 2, C]``: ``[B, 2h, 2w, C]``."""
+    if plain_operators():
+        # A compiler fuses the copy and chooses by itself what to keep; an exporter knows these.
+        image = cells.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return F.conv2d(
+            F.gelu(image).permute(0, 3, 1, 2), weight, padding=1, groups=cells.shape[-1]
+        ).permute(0, 2, 3, 1)
+    mixed: Tensor = _GeluDepthwise.apply(cells, weight.to(cells.dtype))
+    return mixed
+
+
+class _GeluDepthwise(torch.autograd.Function):
+    """Keeps the cells and nothing else; the backward pass makes the image of them again.
+
+    One more pass of GELU saves a quarter of what an upscale block would keep. Large buffers are
+    written in place where that is possible: a fresh one costs a CPU more than what fills it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(cells, weight)
+        with torch.autocast(cells.device.type, enabled=False):
+            mixed = F.conv2d(_gelu_image(cells), weight, padding=1, groups=cells.shape[-1])
+        return mixed.permute(0, 2, 3, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        cells, weight = ctx.saved_tensors
+        to_image, to_weight, _ = _ATEN.convolution_backward(
+            gradient.permute(0, 3, 1, 2),
+            _gelu_image(cells),
+            weight,
+            *(None, [1, 1], [1, 1], [1, 1], False, [0, 0], cells.shape[-1], [True, True, False]),
+        )
+        to_cells = torch.empty_like(cells)
+        _ATEN.gelu_backward.grad_input(_as_cells(to_image), cells, grad_input=to_cells)
+        return to_cells, to_weight
+
+
+def _gelu_image(cells: Tensor) -> Tensor:
+    """GELU of ``cells [B, h, w, 2, 2, C]`` as a channels-last image ``[B, C, 2h, 2w]``."""
+    batch, height, width, _, _, channels = cells.shape
+    image = cells.new_empty(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+    _as_cells(image).copy_(cells)
+    # In place. (Writing to the strided view at once is wrong on CPUs: oneDNN ignores its strides.)
+    activated: Tensor = _ATEN.gelu_(image)
+    return activated
+
+
+def _as_cells(image: Tensor) -> Tensor:
+    """A channels-last image ``[B, C, 2h, 2w]`` as a view ``[B, h, w, 2, 2, C]``."""
+    batch, channels, height, width = image.shape
+    rows = image.permute(0, 2, 3, 1).reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return rows.transpose(2, 3)
 
 
 def reduce_to_grid(mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -66,9 +142,17 @@ def reduce_to_grid(mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def upscaled(blocks: nn.ModuleList, patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """Runs upscale blocks on ``patches [B, h * w, C]``; returns ``[B, f * h, f * w, C]``."""
+    features: Tensor = blocks[-1].norm(upscaled_before_norm(blocks, patches, grid))
+    return features
+
+
+def upscaled_before_norm(blocks: nn.ModuleList, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """As :func:`upscaled`, without the norm of the last block."""
     features = patches.reshape(patches.shape[0], *grid, patches.shape[-1])
+    norm = None
     for block in blocks:
-        features = block(features)
+        features = block.before_norm(features, norm=norm)
+        norm = block.norm
     return features
 
 
@@ -86,9 +170,10 @@ def mask_logits(
     Returns:
         Tensor: ``[B, Q, f * h, f * w]``.
     """
-    features = upscaled(blocks, patches, grid)  # [B, f*h, f*w, C]
-    # In this order the gradient of the features comes out channels-last, as the layer norm wants
-    # it; the logits, which are transposed instead, are a quarter of that or less.
-    masks = features.flatten(1, 2) @ queries.transpose(1, 2)  # [B, f*h * f*w, Q]
-    batch, height, width, _ = features.shape
-    return masks.transpose(1, 2).contiguous().view(batch, -1, height, width)
+    return mask_product(queries, upscaled(blocks, patches, grid))
+
+
+def mask_product(queries: Tensor, features: Tensor) -> Tensor:
+    """Products ``[B, Q, H, W]`` of ``queries [B, Q, C]`` and ``features [B, H, W, C]``."""
+    masks = queries @ features.flatten(1, 2).transpose(1, 2)  # [B, Q, H * W]
+    return masks.unflatten(2, features.shape[1:3])

@@ -6,6 +6,7 @@ Shapes: B images, Q queries, K classes, H/W pixels, P points, N points of the po
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,9 +14,10 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_eomt.models.layers.mask_maps import MaskMaps
 from mmseg_eomt.models.layers.step_random import StepRandom
 from mmseg_eomt.models.losses.label_targets import LabelTargets
-from mmseg_eomt.models.losses.matcher import HungarianMatcher, Matches, Prediction
+from mmseg_eomt.models.losses.matcher import HungarianMatcher, Matches
 from mmseg_eomt.models.losses.point_sampling import (
     chosen_values,
     sample_labels,
@@ -121,7 +123,7 @@ class MaskClassificationLoss(nn.Module):
 
     def forward(
         self,
-        predictions: Sequence[Prediction],
+        predictions: Sequence[tuple[Tensor | MaskMaps, Tensor]],
         labels: Tensor,
         *,
         random: StepRandom,
@@ -131,7 +133,8 @@ class MaskClassificationLoss(nn.Module):
 
         Args:
             predictions (Sequence[tuple[Tensor, Tensor]]): ``(mask_logits [B, Q, h, w],
-                class_logits [B, Q, K+1])`` before each joint block and, last, after them.
+                class_logits [B, Q, K+1])`` before each joint block and, last, after them. Mask
+                logits may be :class:`MaskMaps`, whose backward pass costs less.
             labels (Tensor): ``[B, H, W]`` integer class ids; H, W may differ from h, w.
             random (StepRandom): Random numbers of this step.
             totals (Tensor, optional): ``[2]`` denominators: :meth:`count_targets` averaged over
@@ -151,7 +154,7 @@ class MaskClassificationLoss(nn.Module):
             labels, num_classes=self.num_classes, ignore_index=self.ignore_index
         )
         if totals is None:
-            totals = self._count(targets, predictions[0][0].shape[1])
+            totals = self._count(targets, predictions[0][1].shape[1])
             if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(totals)
                 totals = totals / dist.get_world_size()
@@ -159,7 +162,11 @@ class MaskClassificationLoss(nn.Module):
         # 0 only where "no object" has weight 0 and no class is present: the loss is then 0 / tiny.
         class_mass = totals[1].clamp(min=torch.finfo(torch.float32).tiny)
 
-        matches = self.matcher(predictions, targets, random=random)
+        matches = self.matcher(
+            [(_all_logits(masks), classes) for masks, classes in predictions],
+            targets,
+            random=random,
+        )
         losses: dict[str, Tensor] = {}
         with torch.autocast(labels.device.type, enabled=False):
             for number, (mask_logits, class_logits) in enumerate(predictions):
@@ -206,7 +213,7 @@ class MaskClassificationLoss(nn.Module):
 
     def _mask_losses(
         self,
-        logits: Tensor,
+        logits: Tensor | MaskMaps,
         matches: Matches,
         targets: LabelTargets,
         *,
@@ -215,12 +222,15 @@ class MaskClassificationLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy and dice of ``logits[B, Q, h, w]``, each summed over matched masks."""
         queries, slots = matches.queries[number], matches.slots[number]
-        maps = logits.flatten(0, 1).index_select(0, queries).float()  # [G, h, w]
+        if isinstance(logits, MaskMaps):
+            maps = logits.rows(queries, slots, matches.num_slots).float()  # [G, h, w]
+        else:
+            maps = logits.flatten(0, 1).index_select(0, queries).float()
         if len(maps) == 0:
             # The empty sum is an exact zero that still reaches the logits, as DDP asks.
             return maps.sum(), maps.sum()
         images = queries // matches.num_queries
-        pool, num_candidates = self.pool_points(random, number, logits.device)
+        pool, num_candidates = self.pool_points(random, number, maps.device)
         samples = sample_labels(targets.codes, pool, ignored_code=targets.num_classes)
         share = samples.labelled_share() if self.ignore_rule == "skip" else None  # [B, N]
         slot_of, _ = targets.slots(matches.num_slots)
@@ -268,10 +278,11 @@ class MaskClassificationLoss(nn.Module):
         pool = random.uniform(purpose, num_candidates + num_uniform, 2, device=device)
         return pool, num_candidates
 
-    def _check_shapes(self, predictions: Sequence[Prediction], labels: Tensor) -> None:
+    def _check_shapes(self, predictions: Sequence[tuple[Any, Tensor]], labels: Tensor) -> None:
         if not predictions:
             raise ValueError("predictions is empty: pass at least the last prediction")
-        for number, (masks, classes) in enumerate(predictions):
+        for number, (source, classes) in enumerate(predictions):
+            masks = _all_logits(source)
             expected = (len(labels), masks.shape[1], self.num_classes + 1)
             if masks.dim() != 4 or len(masks) != len(labels) or classes.shape != expected:
                 raise ValueError(
@@ -280,6 +291,10 @@ class MaskClassificationLoss(nn.Module):
                     f"{self.num_classes} classes: they must be [B, Q, h, w] and [B, Q, "
                     f"{self.num_classes + 1}] with B = {len(labels)}"
                 )
+
+
+def _all_logits(masks: Tensor | MaskMaps) -> Tensor:
+    return masks.logits if isinstance(masks, MaskMaps) else masks
 
 
 def _complete_class_weights(

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from mmseg_eomt.models.layers.step_random import StepRandom
 from mmseg_eomt.models.losses.label_targets import LabelTargets
 from mmseg_eomt.models.losses.point_sampling import (
+    PointSampler,
     sample_labels,
-    sample_maps_by_point,
     softplus_sum,
 )
 
@@ -145,21 +145,24 @@ class HungarianMatcher(nn.Module):
         share = samples.labelled_share() if self.ignore_rule == "skip" else None  # [B, P]
         # A group is all images on a GPU, and one image on a CPU unless they are small.
         limit = _GROUP_LIMIT["cpu" if on_cpu else "cuda"]
-        size = max(1, limit // (num_queries * len(points)))
-        groups = [slice(start, start + size) for start in range(0, batch, size)]
+        together = max(1, limit // (num_queries * len(points)))
+        groups = [slice(start, start + together) for start in range(0, batch, together)]
+        sizes = {(masks.shape[-2], masks.shape[-1]) for masks, _ in predictions}
+        samplers = {size: PointSampler(points, size) for size in sizes}
         costs = []
         for masks, logits in predictions:
+            sample = samplers[masks.shape[-2], masks.shape[-1]]
             probabilities = logits.float().softmax(-1)
             wanted = class_of[:, None].expand(-1, num_queries, -1)
             cost = probabilities.gather(2, wanted).mul_(-self.class_weight)  # [B, Q, M]
             for part in groups:
                 weights = None if share is None else share[part]
-                cost[part] += self._mask_costs(masks[part], values[part], weights, points)
+                cost[part] += self._mask_costs(masks[part], values[part], weights, sample)
             costs.append(cost)
         return torch.stack(costs)
 
     def _mask_costs(
-        self, masks: Tensor, values: Tensor, share: Tensor | None, points: Tensor
+        self, masks: Tensor, values: Tensor, share: Tensor | None, sample: PointSampler
     ) -> Tensor:
         """Weighted mask costs ``[b, Q, M]`` of ``masks[b, Q, h, w]`` to class ``values[b, M, P]``.
 
@@ -167,7 +170,7 @@ class HungarianMatcher(nn.Module):
         sum(v * softplus(x)) - sum(t * x), so that one product of matrices serves all pairs.
         """
         batch, num_queries = masks.shape[:2]
-        logits = sample_maps_by_point(masks.float().flatten(0, 1), points)  # [P, b * Q]
+        logits = sample(masks.float().flatten(0, 1))  # [P, b * Q]
         probabilities = logits.sigmoid()
 
         def overlaps(points_first: Tensor, targets: Tensor) -> Tensor:
@@ -178,8 +181,8 @@ class HungarianMatcher(nn.Module):
         logit_overlap, overlap = overlaps(logits, values), overlaps(probabilities, values)
         if share is None:
             mass = probabilities.sum(0).view(batch, num_queries, 1)
-            softplus = softplus_sum(logits).view(batch, num_queries, 1)
-            cross_entropy = (softplus - logit_overlap) / len(points)
+            softplus = softplus_sum(logits, probabilities).view(batch, num_queries, 1)
+            cross_entropy = (softplus - logit_overlap) / len(logits)
         else:
             weights = share[:, None]  # [b, 1, P]
             mass = overlaps(probabilities, weights)

@@ -113,13 +113,13 @@ def test_every_parameter_learns_and_has_a_block(kind: str) -> None:
 def test_recomputed_activations_give_the_same_gradients(kind: str) -> None:
     images = torch.randn(2, 3, 40, 40)
     gradients = []
-    for with_cp in (False, True, "elementwise"):
+    for with_cp in (False, True):
         backbone = make(kind, with_cp=with_cp, drop_path_rate=0.3).train()
         torch.manual_seed(1)
         finish(backbone, images).square().sum().backward()
         gradients.append([parameter.grad for parameter in backbone.parameters()])
-    for plain, recomputed, partly in zip(*gradients, strict=True):
-        assert torch.equal(plain, recomputed) and torch.equal(plain, partly)
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
 
 
 @pytest.mark.parametrize(("frozen", "count"), [(1, 1), ("encoder", 2), (4, 4)])
