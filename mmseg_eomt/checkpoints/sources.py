@@ -178,10 +178,13 @@ def read_torch(path: Path) -> Any:
         with path.open("rb") as file:  # given a path, torch would go by its suffix
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        asked = _asked_for(path)
+        # torch's own words would advise to run the code.
+        reason = f"it asks to run {asked}" if asked else "it is no pickle of tensors"
         raise ValueError(
-            f"{str(path)!r} is no PyTorch file of plain weights: {_first_line(error)} "
-            f"{_needed_code(path)}Nothing but tensors is read, since a pickle can run code. Save "
-            "its weights apart, for instance as safetensors, in the program that made it."
+            f"{str(path)!r} is no PyTorch file of plain weights: {reason}. Nothing but tensors is "
+            "read, since a pickle can run code. Save its weights apart, for instance as "
+            "safetensors, in the program that made it."
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(
@@ -207,16 +210,15 @@ def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
     return unwrapped(weights)
 
 
-def _needed_code(path: Path) -> str:
+def _asked_for(path: Path) -> str:
     """Names what a file wants to have called, found without calling it."""
     if not is_archive(path):
         return ""
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # it only adds to a message
         return ""
-    shown = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")
-    return f"It asks for {shown}. " if names else ""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _first_line(error: BaseException) -> str:

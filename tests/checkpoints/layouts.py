@@ -37,8 +37,23 @@ def oracle_of(family: str, *, gated: bool = False, **sizes: Any) -> nn.Module:
         oracle.mask_head.activation = nn.GELU()
         for block in oracle.upscale_block.block:
             block.activation = nn.GELU()
+    _condition(oracle)
     oracle.attn_mask_probs.zero_()
     return oracle.eval()
+
+
+def _condition(oracle: nn.Module) -> None:
+    """Matrices that keep the scale of what they multiply, at any width.
+
+    Larger ones make attention choose single tokens, and differences of rounding then grow from
+    block to block until nothing can be compared.
+    """
+    with torch.no_grad():
+        for name, value in oracle.named_parameters():
+            if "token" in name or "query" in name or "position" in name:
+                value.normal_(std=0.5)
+            elif value.ndim > 1:
+                value.normal_(std=value[0].numel() ** -0.5)
 
 
 def timm_style(oracle: nn.Module) -> dict[str, Tensor]:

@@ -293,3 +293,27 @@ def test_bf16_weights_become_float32(tmp_path: Path) -> None:
     state = mmseg_eomt.load_model(tmp_path / "out", device="cpu").segmentor.state_dict()
     assert torch.equal(state["decode_head.query.weight"], weights["network.q.weight"].float())
     assert all(v.dtype == torch.float32 for n, v in state.items() if "vit" in n)
+
+
+def test_lightly_periods_rounded_to_bfloat16_are_said_and_others_refused(tmp_path: Path) -> None:
+    content = lightly(oracle_of("dinov3"))
+    periods = content["train_model"]["model.backbone.rope_embed.periods"]
+    exact = periods.clone()
+    periods.copy_(exact.bfloat16().float())
+    torch.save(content, tmp_path / "a.pt")
+    result = mmseg_eomt.convert_checkpoint(tmp_path / "a.pt", tmp_path / "out")
+    assert any("bfloat16" in note for note in result.notes)
+    periods.copy_(2 * exact)
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"rope_embed\.periods are \[2\.0"):
+        mmseg_eomt.convert_checkpoint(tmp_path / "a.pt", tmp_path / "out", force=True)
+
+
+def test_lightly_size_that_is_no_multiple_of_the_patch_is_said(tmp_path: Path) -> None:
+    content = lightly(oracle_of("dinov2"), image_size=(70, 60))
+    torch.save(content, tmp_path / "a.pt")
+    result = mmseg_eomt.convert_checkpoint(tmp_path / "a.pt", tmp_path / "out")
+    assert result.header is not None
+    assert result.header.test_size == (64, 64)
+    assert result.header.image_size == (64, 64)
+    assert any("image size 60 is no multiple of the patch size 16" in n for n in result.notes)
