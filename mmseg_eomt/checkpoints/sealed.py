@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -116,10 +117,11 @@ def load_sealed(path: str | os.PathLike[str]) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         reason = str(error).strip() or type(error).__name__
-        if "Unsupported global" in reason or "Unsupported class" in reason:
-            asked = next((line for line in reason.splitlines() if "Unsupported" in line), reason)
-            asked = asked.split("Unsupported ", 1)[1].split(" was not")[0].removeprefix("global: ")
-            reason = f"it asks to run or load code, {asked}, which is never done"
+        asked = re.search(r"GLOBAL (\S+)", reason)
+        if asked:
+            reason = f"it asks to run or load code, {asked[1]}, which is never done"
+        elif "Weights only load failed" in reason:
+            reason = "it is no file of torch.save that can be read without running code"
         else:
             reason = reason.splitlines()[0][:200]
         raise ValueError(
@@ -161,6 +163,9 @@ def verify(path: str | os.PathLike[str]) -> bool:
     if size == 0:
         raise ValueError(f"{path}: damaged: an empty file (0 bytes).")
     if start == b"PK\x03\x04":
+        if not sealed and not seal.endswith(b"\0\0"):
+            # torch.save itself writes no comment: the length of one is the last it writes, 0.
+            raise ValueError(f"{path}: damaged or cut short: the checksum at its end is broken.")
         _check_archive(path, sealed=sealed)
     return sealed
 
@@ -168,8 +173,6 @@ def verify(path: str | os.PathLike[str]) -> bool:
 def _check_archive(path: Path, *, sealed: bool) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.comment and not sealed:
-                raise ValueError(f"{path}: damaged: the checksum at its end is broken.")
             packed = [
                 item.filename
                 for item in archive.infolist()

@@ -198,7 +198,7 @@ def runner(
             "checkpoint": {"type": "SafeCheckpointHook", "interval": 3, **(checkpoint or {})},
         },
         default_scope="mmseg",
-        randomness={"seed": 5},
+        randomness=kwargs.pop("randomness", {"seed": 5}),
         **kwargs,
     )
 

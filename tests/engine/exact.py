@@ -80,6 +80,7 @@ def exact_runner(
     save_best: bool = True,
     data: ToyData | None = None,
     batch_size: int = 2,
+    checkpoint_args: dict[str, Any] | None = None,
     **options: Any,
 ) -> SegmentationRunner:
     data = data or AugmentedData()
@@ -88,7 +89,7 @@ def exact_runner(
     own = [MASKS, CountedScore(), *(hooks or [])]
     if crash is not None:
         own.append(CrashBefore(crash))
-    best = {"save_best": "mIoU", "rule": "less"} if save_best else {}
+    best = {"save_best": "mIoU", "rule": "greater"} if save_best else {}
     return runner(
         folder,
         train=train,
@@ -96,7 +97,7 @@ def exact_runner(
         hooks=own,
         model=options.pop("model", None) or DroppingSegmentor(),
         with_val=True,
-        checkpoint={"interval": every, **best},
+        checkpoint={"interval": every, **best, **(checkpoint_args or {})},
         **options,
     )
 

@@ -25,6 +25,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.dist import get_rank
 from mmengine.hooks import EMAHook
 
 CONTRACT_KEY = "resume_contract"
@@ -46,12 +47,18 @@ def contract_of(runner: Any) -> dict[str, Any]:
         "global_batch_size": int(plan.global_batch_size) if plan else None,
         "micro_batch_size": int(plan.micro_batch_size) if plan else None,
         "world_size": int(runner.world_size),
-        "seed": int(runner.seed),
+        "seed": _seed_of_run(runner),
         "classes": [str(name) for name in meta.get("classes") or ()],
         "dataset_size": len(dataset),
         "dataset_fingerprint": fingerprint(dataset),
         "ema": has_ema(runner),
     }
+
+
+def _seed_of_run(runner: Any) -> int:
+    """Without what mmengine's ``diff_rank_seed`` adds to it in each process."""
+    own = bool(runner._randomness_cfg.get("diff_rank_seed"))
+    return int(runner.seed) - (get_rank() if own else 0)
 
 
 def has_ema(runner: Any) -> bool:
