@@ -42,6 +42,16 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     _assert_golden(golden.read_losses(run))
 
 
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_losses(tmp_path: Path) -> None:
+    config, data = golden.golden_config(tmp_path)
+    run = tmp_path / "run"
+    command = [sys.executable, "tools/train.py", str(config), "--data", str(data)]
+    _run([*command, "--work-dir", str(run), "--cfg-options", "compile=True"])
+    _assert_golden(golden.read_losses(run))
+    assert "Blocks are compiled" in next(run.glob("*/*.log")).read_text()
+
+
 def _run(command: list[str]) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "PORT": "29611"}
     done = subprocess.run(

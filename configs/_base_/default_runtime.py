@@ -29,6 +29,8 @@ visualizer = dict(
 log_processor = dict(by_epoch=False)
 log_level = "INFO"
 load_from = None
+# True, or dict(mode='max-autotune-no-cudagraphs'): torch.compile, block by block.
+compile = False
 resume = False
 
 tta_model = dict(type="EoMTTTAModel")

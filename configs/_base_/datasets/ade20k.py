@@ -19,7 +19,7 @@ train_pipeline = [
     dict(type="EoMTColorJitter"),
     dict(type="RandomFlip", prob=0.5),
     dict(type="ScaleJitterCrop", size=crop_size, scale=(0.5, 2.0)),
-    dict(type="PackSegInputs"),
+    dict(type="PackByteInputs"),
 ]
 # The short side becomes that of the crop; the model cuts its windows. The label map keeps its size:
 # predictions are brought to it, and mIoU is measured there.
@@ -27,7 +27,7 @@ test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="ResizeShortSide", size=crop_size[0]),
     dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
+    dict(type="PackByteInputs"),
 ]
 # For tools/test.py --tta: five scales, each also mirrored.
 tta_pipeline = [
@@ -44,7 +44,7 @@ tta_pipeline = [
                 dict(type="RandomFlip", prob=1.0, direction="horizontal"),
             ],
             [dict(type="LoadAnnotations")],
-            [dict(type="PackSegInputs")],
+            [dict(type="PackByteInputs")],
         ],
     ),
 ]

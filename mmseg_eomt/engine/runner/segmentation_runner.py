@@ -15,9 +15,12 @@ from mmseg.registry import RUNNERS
 from torch import distributed, nn
 from torch.utils.data import DataLoader
 
+from mmseg_eomt.checkpoints.describe import unwrap
 from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook
 from mmseg_eomt.engine.runner.accumulation_loop import AccumulationTrainLoop
 from mmseg_eomt.engine.runner.resumable_runner import ResumableRunner
+from mmseg_eomt.models.compile import compile_blocks
+from mmseg_eomt.models.segmentors import EoMTSegmentor
 
 SCALE_RULES = ("sqrt", "linear", "none")
 
@@ -33,6 +36,8 @@ class SegmentationRunner(ResumableRunner):
     ``ResumableRunner``. Arguments are mmengine's; ``auto_scale_lr`` takes ``enable``,
     ``base_batch_size`` and ``rule`` ('sqrt', default; 'linear'; 'none').
     """
+
+    _compiled = False
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """Starts a gloo process group first where there is no CUDA.
@@ -106,6 +111,35 @@ class SegmentationRunner(ResumableRunner):
         elif "runtime_info" not in default_hooks:
             default_hooks["runtime_info"] = {"type": "TrainingMonitorHook"}
         super().register_hooks(default_hooks, custom_hooks)
+
+    def _maybe_compile(self, target: str) -> None:
+        """Compiles the model's blocks if the config says ``compile``: True or a dict of options.
+
+        MMEngine would compile the whole step, which matching on the host breaks apart. Options are
+        ``mode`` and ``backend`` of :func:`compile_blocks`.
+
+        Raises:
+            ValueError: If ``compile`` is something else.
+        """
+        options = self.cfg.get("compile", None)
+        if options is None or options is False or self._compiled:
+            return
+        known = ("mode", "backend")
+        if options is not True and not (isinstance(options, dict) and set(options) <= set(known)):
+            raise ValueError(
+                f"compile is {options!r}: give True, False or a dict with {' and '.join(known)} of "
+                "torch.compile."
+            )
+        model = unwrap(self.model)
+        if not isinstance(model, EoMTSegmentor):
+            super()._maybe_compile(target)
+            return
+        compile_blocks(model, **(options if isinstance(options, dict) else {}))
+        self._compiled = True
+        self.logger.info(
+            "Blocks are compiled at their first use: the first steps take long, and so do the "
+            "first ones of another image size."
+        )
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
         """Builds the optimiser, accumulating as many micro-batches as the train loop has.

@@ -42,7 +42,7 @@ def project_heads(
     if attention.qkv is None:
         normalised = norm(tokens)
         query, key, value = (
-            project(normalised).unflatten(2, (heads, -1)).transpose(1, 2)
+            project(normalised).view(*tokens.shape[:2], heads, -1).transpose(1, 2)
             for project in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
     else:
@@ -56,7 +56,7 @@ def project_heads(
             found: tuple[Tensor, Tensor, Tensor]
             found = _Heads.apply(layout, rope, again, tokens, weight, bias, *again.parameters)
             return found
-        packed = F.linear(norm(tokens), weight, bias).unflatten(2, (3, heads, -1))
+        packed = F.linear(norm(tokens), weight, bias).view(*tokens.shape[:2], 3, heads, -1)
         query, key, value = packed.permute(2, 0, 3, 1, 4)
     query, key = attention.q_norm(query), attention.k_norm(key)
     if rope is not None:
@@ -92,7 +92,8 @@ class _Heads(torch.autograd.Function):
         start, heads = layout
         ctx.start, ctx.again = start, again
         ctx.save_for_backward(tokens, weight, rope)
-        packed = F.linear(again.make(tokens), weight, bias).unflatten(2, (3, heads, -1))
+        packed = F.linear(again.make(tokens), weight, bias)
+        packed = packed.view(*tokens.shape[:2], 3, heads, -1)
         if rope is not None:
             _rotate_(packed[:, start:, :2], rope, back=False)
         query, key, value = packed.permute(2, 0, 3, 1, 4)

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 def plain_operators() -> bool:
     """Whether to use PyTorch's own layers: a compiler and an exporter know these and no others."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 class Again:

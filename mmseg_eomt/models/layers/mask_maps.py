@@ -6,7 +6,7 @@ G matched queries, M most matched queries of an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mmseg_eomt.models.layers.lean import Again
-from mmseg_eomt.models.layers.upscale import mask_product, upscaled, upscaled_before_norm
+from mmseg_eomt.models.layers.upscale import (
+    last_norm,
+    mask_product,
+    upscaled,
+    upscaled_before_norm,
+)
 
 
 class MaskMaps:
@@ -46,11 +51,13 @@ class MaskMaps:
         self._queries = queries
         parameters: Iterable[Tensor]
         if recompute:
-            self._source, make = patches, partial(upscaled, blocks, grid=grid)
+            self._source = patches
+            make: Callable[[Tensor], Tensor] = partial(upscaled, blocks, grid=grid)
             parameters = blocks.parameters()
         else:
-            self._source, make = upscaled_before_norm(blocks, patches, grid), blocks[-1].norm
-            parameters = blocks[-1].norm.parameters()
+            self._source = upscaled_before_norm(blocks, patches, grid)
+            make = norm = last_norm(blocks)
+            parameters = norm.parameters()
         self._again = Again(make, parameters, patches.device.type)
         with torch.no_grad():
             self.logits = mask_product(queries, make(self._source))

@@ -5,7 +5,8 @@ Shape legend: B images, C channels, h/w patch grid, Q queries, f upscaling facto
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -92,13 +93,14 @@ class _GeluDepthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         cells, weight = ctx.saved_tensors
+        image = _gelu_image(cells)
         to_image, to_weight, _ = _ATEN.convolution_backward(
             gradient.permute(0, 3, 1, 2),
-            _gelu_image(cells),
+            image,
             weight,
             *(None, [1, 1], [1, 1], [1, 1], False, [0, 0], cells.shape[-1], [True, True, False]),
         )
-        to_cells = torch.empty_like(cells)
+        to_cells = image.permute(0, 2, 3, 1).view(cells.shape)  # its memory: it is not read again
         _ATEN.gelu_backward.grad_input(_as_cells(to_image), cells, grad_input=to_cells)
         return to_cells, to_weight
 
@@ -142,15 +144,21 @@ def reduce_to_grid(mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def upscaled(blocks: nn.ModuleList, patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """Runs upscale blocks on ``patches [B, h * w, C]``; returns ``[B, f * h, f * w, C]``."""
-    features: Tensor = blocks[-1].norm(upscaled_before_norm(blocks, patches, grid))
+    features: Tensor = last_norm(blocks)(upscaled_before_norm(blocks, patches, grid))
     return features
+
+
+def last_norm(blocks: nn.ModuleList) -> nn.Module:
+    """The norm that closes the last block."""
+    norm: nn.Module = cast(UpscaleBlock, blocks[-1]).norm
+    return norm
 
 
 def upscaled_before_norm(blocks: nn.ModuleList, patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """As :func:`upscaled`, without the norm of the last block."""
     features = patches.reshape(patches.shape[0], *grid, patches.shape[-1])
-    norm = None
-    for block in blocks:
+    norm: nn.Module | None = None
+    for block in cast("Iterable[UpscaleBlock]", blocks):
         features = block.before_norm(features, norm=norm)
         norm = block.norm
     return features
@@ -176,4 +184,4 @@ def mask_logits(
 def mask_product(queries: Tensor, features: Tensor) -> Tensor:
     """Products ``[B, Q, H, W]`` of ``queries [B, Q, C]`` and ``features [B, H, W, C]``."""
     masks = queries @ features.flatten(1, 2).transpose(1, 2)  # [B, Q, H * W]
-    return masks.unflatten(2, features.shape[1:3])
+    return masks.view(*masks.shape[:2], *features.shape[1:3])

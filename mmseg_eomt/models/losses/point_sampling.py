@@ -108,7 +108,7 @@ def sample_labels(codes: Tensor, points: Tensor, *, ignored_code: int) -> LabelS
     flat = codes.flatten(1)
     if points.dim() == 2:
         looked_up = flat.gather(1, index.flatten().expand(len(flat), -1))  # [B, 4 * P]
-        looked_up = looked_up.unflatten(1, index.shape).transpose(0, 1)  # [4, B, P]
+        looked_up = looked_up.view(len(flat), *index.shape).transpose(0, 1)  # [4, B, P]
         return LabelSamples(looked_up, weights[:, None], inside[:, None], ignored_code)
     looked_up = torch.stack([flat.gather(1, plane) for plane in index])
     return LabelSamples(looked_up, weights, inside, ignored_code)

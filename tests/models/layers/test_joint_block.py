@@ -58,6 +58,60 @@ def test_split_attention_equals_dense_attention_of_timm(kind: str, masked: bool)
     assert got.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", ["vit", "eva"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_equal_those_of_timm(kind: str, dtype: torch.dtype) -> None:
+    """Also of a block without queries, and under autocast."""
+    torch.manual_seed(0)
+    block, rope = _block(kind)
+    tokens = torch.randn(2, P + GRID[0] * GRID[1], 32)
+    wanted = torch.randn(2, P + GRID[0] * GRID[1], 32)
+    inputs = {} if rope is None else {"rope": rope}
+    runs = (
+        lambda x: block(x, **inputs),
+        lambda x: run_joint_block(block, x, num_queries=0, num_prefix_tokens=P, rope=rope),
+    )
+    gradients = []
+    for run in runs:
+        leaf = tokens.clone().requires_grad_()
+        block.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            output = run(leaf)
+        (output.float() * wanted).sum().backward()
+        found = {name: parameter.grad for name, parameter in block.named_parameters()}
+        gradients.append({"output": output.detach().float(), "tokens": leaf.grad, **found})
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    for name, expected in gradients[0].items():
+        error = (gradients[1][name] - expected).norm() / expected.norm()
+        assert error < tolerance, name
+
+
+@pytest.mark.parametrize("kind", ["vit", "eva"])
+def test_a_block_keeps_less_than_timms(kind: str) -> None:
+    block, rope = _block(kind)
+    tokens = torch.randn(32, P + GRID[0] * GRID[1], 32)
+    inputs = {} if rope is None else {"rope": rope}
+    kept = []
+    parameters = {parameter.data_ptr() for parameter in block.parameters()}
+    for run in (
+        lambda: block(tokens, **inputs),
+        lambda: run_joint_block(block, tokens, num_queries=0, num_prefix_tokens=P, rope=rope),
+    ):
+        storages: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, storages: dict[int, int] = storages) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if tensor.data_ptr() not in parameters:
+                storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = run()
+        kept.append(sum(storages.values()))
+        del output
+    assert kept[1] < 0.7 * kept[0]
+
+
 def test_a_foreign_block_is_refused_by_name() -> None:
     class OtherBlock(nn.Module):
         def __init__(self) -> None:
