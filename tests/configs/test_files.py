@@ -33,6 +33,7 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 OUTSIDE_RUNNER = {
     "custom_imports",
     "runner_type",
+    "compile",  # of the Runner too, but read from the whole config
     "auto_scale_lr",
     "tta_model",
     "tta_pipeline",
