@@ -1,0 +1,66 @@
+"""Check a dataset: python tools/check_dataset.py DATA.yaml [--json FILE] [--html FILE]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mmseg_eomt.apis.errors import run_tool
+from mmseg_eomt.datasets.check import check_dataset, html_report, text_report
+from mmseg_eomt.datasets.check.output_files import refuse_inside_dataset
+from mmseg_eomt.datasets.check.sources import read_source
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description="Read every image and mask of a dataset and report what is wrong, by file "
+        "name. Exit code 0: nothing; 1: warnings; 2: errors. No file of the dataset is changed."
+    )
+    parser.add_argument(
+        "data", metavar="DATA_OR_CONFIG", help="data file (YAML, JSON), or a config with its data"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for stdout")
+    parser.add_argument("--html", metavar="FILE", help="write a report with pictures")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="threads (default: one a core, 16 at most)"
+    )
+    parser.add_argument(
+        "--crop", type=int, metavar="PIXELS", help="training crop to compare image sizes with"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    return parser.parse_args(argv)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check, print, write; returns the exit code."""
+    for path in (args.json, args.html):
+        if path not in (None, "-"):
+            refuse_inside_dataset(path, args.data)
+    report = check_dataset(
+        args.data, workers=args.workers, crop=args.crop, console=Console(stderr=True)
+    )
+    as_json = json.dumps(report.as_dict(), indent=2, ensure_ascii=False)
+    print(as_json if args.json == "-" else text_report(report))
+    if args.json not in (None, "-"):
+        Path(args.json).write_text(as_json + "\n", encoding="utf-8")
+    if args.html is not None:
+        content = read_source(args.data)[0]
+        Path(args.html).write_text(html_report(report, content), encoding="utf-8")
+    return report.exit_code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    args = parse_args(argv)
+    codes: list[int] = []
+    return run_tool(lambda: codes.append(check(args)), debug=args.debug) or codes[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
