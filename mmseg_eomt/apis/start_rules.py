@@ -85,13 +85,14 @@ def fit(
         source: Name of the file for error messages.
 
     Raises:
-        ValueError: If heads of attention, positions or classes do not fit.
+        ValueError: If heads of attention, activation, positions or classes do not fit.
     """
     model = unwrap(model)
     own: dict[str, Tensor] = model.state_dict()
     backbone: Any = model.backbone
     fitted = dict(state)
     _check_heads(header, backbone, source)
+    _check_activation(header, model.decode_head, source)
     found = (
         _fit_patches(fitted, own, header, backbone),
         _fit_input(fitted, own, header),
@@ -126,6 +127,16 @@ def _check_heads(header: ModelHeader, backbone: Any, source: Any) -> None:
         raise ValueError(
             f"{source}: {found} attention heads in the file, {backbone.num_heads} in the model: "
             "take the architecture of the file."
+        )
+
+
+def _check_activation(header: ModelHeader, head: Any, source: Any) -> None:
+    """The activation of mask head and upscaling shows in no shape either."""
+    if header.activation != head.activation:
+        raise ValueError(
+            f"{source}: mask head and upscaling have {header.activation} in the file and "
+            f"{head.activation} in the model: set model.decode_head.activation="
+            f"{header.activation!r} (--cfg-options)."
         )
 
 

@@ -58,6 +58,7 @@ def header_from_config(
         num_queries=int(head.num_queries),
         num_joint_blocks=int(backbone.num_joint_blocks),
         num_upscale_blocks=len(head.upscale),
+        activation=str(head.activation),
         classes=classes,
         class_ids=tuple(int(i) for i in (range(len(classes)) if class_ids is None else class_ids)),
         palette=tuple((int(r), int(g), int(b)) for r, g, b in palette),

@@ -47,6 +47,7 @@ class ForeignModel:
         mean: Channel means on the 0-255 scale.
         std: Likewise.
         test_mode: 'window' or 'whole'.
+        activation: Of mask head and upscale blocks.
         notes: What a user should know about the result.
         header: A header of ours that travelled in the file.
     """
@@ -62,6 +63,7 @@ class ForeignModel:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     test_mode: str = "window"
+    activation: str = "gelu"
     notes: list[str] = field(default_factory=list)
     header: ModelHeader | None = None
 
@@ -122,6 +124,7 @@ def complete(
         num_queries=queries.shape[0],
         num_joint_blocks=found.num_joint_blocks or sizes.num_joint_blocks,
         num_upscale_blocks=_count(state, "decode_head.upscale."),
+        activation=found.activation,
         classes=names.names,
         class_ids=names.ids,
         palette=names.palette or found.palette or tuple(default_palette(num_classes)),
@@ -143,7 +146,14 @@ def restored(header: ModelHeader, stored: ModelHeader) -> ModelHeader:
     Only it knows ids, colours and how windows are taken. If the folder was changed since, what
     its own files say is kept instead.
     """
-    same = ("family", "patch_size", "in_channels", "num_queries", "num_upscale_blocks")
+    same = (
+        "family",
+        "patch_size",
+        "in_channels",
+        "num_queries",
+        "num_upscale_blocks",
+        "activation",
+    )
     changed = any(
         getattr(header, name) != getattr(stored, name)
         for name in (*same, "num_joint_blocks", "classes")

@@ -19,6 +19,7 @@ HEADER_KEY = "mmseg_eomt"
 
 BACKBONE_TYPES = {"dinov2": "DINOv2", "dinov3": "DINOv3", "timm": "TimmViT"}
 TEST_MODES = ("window", "whole")
+ACTIVATIONS = ("gelu", "silu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class ModelHeader:
         test_size: (height, width) that a resized image just covers at inference: for a square its
             side is the image's short side. None keeps the size.
         window_size: (height, width) of a window; None takes squares of the short side.
+        activation: Of mask head and upscale blocks, 'gelu' or 'silu'.
         backbone_args: Further plain arguments of the backbone ('registers', 'model_kwargs').
         versions: Versions of the packages that wrote the file (for people, never checked).
         format_version: Version of this layout.
@@ -69,6 +71,7 @@ class ModelHeader:
     test_mode: str = "window"
     test_size: tuple[int, int] | None = None
     window_size: tuple[int, int] | None = None
+    activation: str = "gelu"
     backbone_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -191,6 +194,7 @@ def model_config(
             "num_classes": header.num_classes,
             "num_queries": header.num_queries,
             "num_upscale_blocks": header.num_upscale_blocks,
+            "activation": header.activation,
             "ignore_index": header.ignore_index,
         },
         "test_cfg": test_cfg,
@@ -260,6 +264,9 @@ def _validate(header: ModelHeader) -> None:
         "image_size",
         header.image_size,
         "two positive integers (height, width)",
+    )
+    _require(
+        header.activation in ACTIVATIONS, "activation", header.activation, ", ".join(ACTIVATIONS)
     )
     for name in ("window_size", "test_size"):
         value = getattr(header, name)

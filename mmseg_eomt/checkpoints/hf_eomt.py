@@ -74,6 +74,7 @@ def read_hf_eomt(
         num_joint_blocks=positive(config.get("num_blocks"), "num_blocks", origin),
         image_size=(side, side),
         names=_names(config, origin),
+        activation=str(config.get("hidden_act", "gelu")),
         header=_header(config, origin),
     )
     if processor is not None:
@@ -89,15 +90,14 @@ def _checked_config(config: Mapping[str, Any], origin: str) -> str:
             f"{' or '.join(EPSILON)}."
         )
     problems = []
-    gated_v3 = family == "eomt_dinov3" and config.get("use_gated_mlp", False)
-    if gated_v3:
-        problems.append(
-            "use_gated_mlp is true: transformers then uses one activation for the gates, the mask "
-            "head and the upscaling, where EoMT has SiLU in the gates and GELU in the heads; such "
-            "a model cannot be expressed here"
-        )
-    elif config.get("hidden_act", "gelu") != "gelu":
-        problems.append(f"hidden_act is {config['hidden_act']!r}, EoMT computes with 'gelu'")
+    # Heads and upscaling have this activation; so have plain MLPs, and DINOv3's gates.
+    activation = config.get("hidden_act", "gelu")
+    if family == "eomt_dinov3" and config.get("use_gated_mlp", False):
+        allowed: tuple[str, ...] = ("silu",)
+    else:
+        allowed = ("gelu", "silu") if config.get("use_swiglu_ffn", False) else ("gelu",)
+    if activation not in allowed:
+        problems.append(f"hidden_act is {activation!r}, such a model has {' or '.join(allowed)}")
     epsilon = config.get("layer_norm_eps", 1e-6)
     if not isinstance(epsilon, (int, float)) or not math.isclose(epsilon, EPSILON[family]):
         problems.append(

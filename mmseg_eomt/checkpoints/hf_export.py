@@ -92,14 +92,16 @@ def _architecture(header: ModelHeader) -> Architecture:
         )
     dims, hidden = arch.embed_dims, arch.mlp_dims
     if header.family == "dinov3":
-        if arch.gated_mlp:
+        if arch.gated_mlp and header.activation != "silu":
             raise ValueError(
                 "transformers' EoMT-DINOv3 uses one activation for gated MLPs, the mask head and "
                 "the upscaling, where this model has SiLU in the gates and GELU in the heads: it "
                 "cannot be expressed there. Models without gated MLPs can (all but the 'plus' "
-                "sizes and ViT-7B)."
+                "sizes and ViT-7B), and those trained with model.decode_head.activation='silu'."
             )
+        _check_plain_activation(header, arch)
         return arch
+    _check_plain_activation(header, arch)
     ratio = (
         next((r for r in range(1, 17) if _swiglu_width(dims, r) == hidden), None)
         if arch.gated_mlp
@@ -111,6 +113,14 @@ def _architecture(header: ModelHeader) -> Architecture:
             f"have {hidden}."
         )
     return arch
+
+
+def _check_plain_activation(header: ModelHeader, arch: Architecture) -> None:
+    if not arch.gated_mlp and header.activation != "gelu":
+        raise ValueError(
+            "transformers' EoMT uses one activation for MLPs and heads, where this model has GELU "
+            f"in the MLPs and {header.activation!r} in the heads: it cannot be expressed there."
+        )
 
 
 def _swiglu_width(dims: int, ratio: int) -> int:
@@ -200,6 +210,8 @@ def _block(name: str, value: Tensor, arch: Architecture) -> dict[str, Tensor]:
         return {f"attention.{x}_proj.{kind}": p for x, p in zip("qkv", parts, strict=True)}
     if module == "attn.proj":
         return {f"attention.{'o_proj' if rotary else 'out_proj'}.{kind}": value}
+    if module in ("mlp.fc1_g", "mlp.fc1_x"):
+        return {f"mlp.{'gate_proj' if module == 'mlp.fc1_g' else 'up_proj'}.{kind}": value}
     if module == "mlp.fc1" and arch.gated_mlp:
         gate, up = value.chunk(2)
         return {f"mlp.gate_proj.{kind}": gate, f"mlp.up_proj.{kind}": up}
@@ -219,7 +231,7 @@ def _config(header: ModelHeader, arch: Architecture, kind: str, side: int) -> di
         "num_hidden_layers": arch.depth,
         "num_attention_heads": arch.num_heads,
         "num_register_tokens": arch.num_registers,
-        "hidden_act": "gelu",
+        "hidden_act": header.activation,
         "layer_norm_eps": EPSILON[kind],
         "image_size": side,
         "patch_size": header.patch_size,
@@ -235,7 +247,7 @@ def _config(header: ModelHeader, arch: Architecture, kind: str, side: int) -> di
     if rotary:
         config.update(
             intermediate_size=arch.mlp_dims,
-            use_gated_mlp=False,
+            use_gated_mlp=arch.gated_mlp,
             rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
             # Only moves coordinates in training; off as in our own default.
             pos_embed_rescale=None,

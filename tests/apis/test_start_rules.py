@@ -227,6 +227,13 @@ def test_another_architecture_is_refused_and_nothing_changes(
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_another_activation_is_refused(path: Any) -> None:
+    save_weights(path, build_segmentor(tiny_header()), tiny_header(activation="silu"))
+    model = build_segmentor(tiny_header())
+    with pytest.raises(ValueError, match=r"silu in the file and gelu.*activation='silu'"):
+        start_from(model, path, classes=["a", "b", "c"])
+
+
 def test_table_that_contradicts_the_header_is_refused(path: Any) -> None:
     header = tiny_header(family="dinov2")
     save_weights(path, build_segmentor(header), header.replace(image_size=(32, 64)))

@@ -23,8 +23,13 @@ MEAN, STD = (0.43, 0.411, 0.296), (0.213, 0.156, 0.143)
 CLASSES = {4: "road", 0: "sky", 300: "tree", 7: "car", 2: "dog", 1: "cat"}
 
 
-def oracle_of(family: str, *, gated: bool = False, **sizes: Any) -> nn.Module:
-    """A random EoMT of transformers in eval mode, with attention unmasked as after training."""
+def oracle_of(
+    family: str, *, gated: bool = False, silu_heads: bool = False, **sizes: Any
+) -> nn.Module:
+    """A random EoMT of transformers in eval mode, with attention unmasked as after training.
+
+    With `silu_heads` a gated DINOv3 is as transformers has it, else as its authors do.
+    """
     changes: dict[str, Any] = {**TINY, **sizes}
     if family == "dinov2":
         changes["use_swiglu_ffn"] = gated
@@ -32,7 +37,7 @@ def oracle_of(family: str, *, gated: bool = False, **sizes: Any) -> nn.Module:
         changes.setdefault("intermediate_size", 4 * changes["hidden_size"])
         changes.update(use_gated_mlp=gated, hidden_act="silu" if gated else "gelu")
     oracle: Any = make_oracle(family, **changes)
-    if family == "dinov3" and gated:
+    if family == "dinov3" and gated and not silu_heads:
         # EoMT's heads have GELU; only the gates have SiLU.
         oracle.mask_head.activation = nn.GELU()
         for block in oracle.upscale_block.block:

@@ -118,6 +118,7 @@ LAYOUTS: dict[str, tuple[str, Writer, dict[str, Any]]] = {
     "transformers 5.x, DINOv2": ("dinov2", hf_5x, {}),
     "transformers 5.x, DINOv2, gated": ("dinov2", hf_5x, {"gated": True}),
     "transformers 5.x, DINOv3": ("dinov3", hf_5x, {}),
+    "transformers 5.x, DINOv3, gated": ("dinov3", hf_5x, {"gated": True, "silu_heads": True}),
     "transformers 4.x, DINOv2": ("dinov2", hf_4x, {}),
     "transformers 4.x, DINOv2, gated": ("dinov2", hf_4x, {"gated": True}),
     "transformers, sharded": ("dinov3", hf_sharded_bin, {}),

@@ -22,6 +22,10 @@ V2 = {"embed_dims": 32, "depth": 3, "num_heads": 2, "patch_size": 14}
 HEADERS: dict[str, dict[str, Any]] = {
     "dinov3": {},
     "dinov3, other patch": {"patch_size": 16, "num_upscale_blocks": 2},
+    "dinov3, gated": {
+        "architecture": {**tiny_header().architecture, "gated_mlp": True, "mlp_ratio": 1.5},
+        "activation": "silu",
+    },
     "dinov2": {"family": "dinov2", "architecture": V2, "patch_size": 16},
     "dinov2, gated": {
         "family": "dinov2",
@@ -126,6 +130,7 @@ def test_table_of_another_size_is_resampled_as_at_run_time(tmp_path: Path) -> No
     ("changes", "told"),
     [
         ({"architecture": {**tiny_header().architecture, "gated_mlp": True}}, "one activation"),
+        ({"activation": "silu"}, "GELU in the MLPs and 'silu' in the heads"),
         (
             {"family": "dinov2", "architecture": {**V2, "mlp_ratio": 1.5}},
             "whole multiple of the 32 channels",
@@ -145,8 +150,8 @@ def test_what_transformers_cannot_express_is_refused(
 @pytest.mark.parametrize(
     ("family", "change", "told"),
     [
-        ("dinov3", {"use_gated_mlp": True}, "one activation"),
-        ("dinov2", {"hidden_act": "silu"}, "hidden_act is 'silu'"),
+        ("dinov3", {"use_gated_mlp": True}, "hidden_act is 'gelu', such a model has silu"),
+        ("dinov2", {"hidden_act": "silu"}, "hidden_act is 'silu', such a model has gelu"),
         ("dinov3", {"layer_norm_eps": 1e-6}, "layer_norm_eps is 1e-06"),
         ("dinov3", {"rope_parameters": {"rope_theta": 1e4}}, "rope_theta is 10000.0"),
         ("dinov2", {"model_type": "mask2former"}, "model_type in config.json is 'mask2former'"),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmseg_eomt.models.backbones.state import EncoderState
 from mmseg_eomt.models.layers import (
+    ACTIVATIONS,
     MaskMaps,
     StepRandom,
     UpscaleBlock,
@@ -46,6 +47,8 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         num_upscale_blocks (int, optional): Doublings of the patch grid before masks are read.
             Defaults to ``max(1, ceil(log2(patch_size)) - 2)``: masks at a quarter of the input
             for a patch of 16 (official code, ``models/eomt.py``).
+        activation (str): Of mask head and upscale blocks: ``'gelu'``, or ``'silu'`` as
+            transformers has it in EoMT-DINOv3 models with gated MLPs. Defaults to ``'gelu'``.
         masked_attention (bool): Whether the joint blocks are masked in training. Without it only
             the last prediction exists. Defaults to True.
         recompute_upscale (bool): Whether the upscaled features are made again in the backward
@@ -58,7 +61,7 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         init_cfg (dict, optional): Of mmengine's ``BaseModule``.
 
     Raises:
-        ValueError: If a size is missing or not positive.
+        ValueError: If a size is missing or not positive, or the activation is unknown.
     """
 
     align_corners = False
@@ -69,6 +72,7 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         *,
         num_queries: int = 100,
         num_upscale_blocks: int | None = None,
+        activation: str = "gelu",
         masked_attention: bool = True,
         recompute_upscale: bool = False,
         loss_decode: dict[str, Any] | None = None,
@@ -98,14 +102,19 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         dims = self.embed_dims
         self.query = nn.Embedding(self.num_queries, dims)
         self.class_head = nn.Linear(dims, self.num_classes + 1)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}: choose one of {list(ACTIVATIONS)}.")
+        self.activation = activation
         self.mask_head = nn.Sequential(
             nn.Linear(dims, dims),
-            nn.GELU(),
+            ACTIVATIONS[activation](),
             nn.Linear(dims, dims),
-            nn.GELU(),
+            ACTIVATIONS[activation](),
             nn.Linear(dims, dims),
         )
-        self.upscale = nn.ModuleList(UpscaleBlock(dims) for _ in range(num_upscale_blocks))
+        self.upscale = nn.ModuleList(
+            UpscaleBlock(dims, activation=activation) for _ in range(num_upscale_blocks)
+        )
         self.loss_decode = MODELS.build(
             {
                 "type": "MaskClassificationLoss",

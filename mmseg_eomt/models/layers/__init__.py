@@ -7,6 +7,7 @@ from mmseg_eomt.models.layers.mask_maps import MaskMaps
 from mmseg_eomt.models.layers.recompute import recomputed
 from mmseg_eomt.models.layers.step_random import StepRandom
 from mmseg_eomt.models.layers.upscale import (
+    ACTIVATIONS,
     UpscaleBlock,
     mask_logits,
     reduce_to_grid,
@@ -14,6 +15,7 @@ from mmseg_eomt.models.layers.upscale import (
 )
 
 __all__ = [
+    "ACTIVATIONS",
     "MaskMaps",
     "StepRandom",
     "UpscaleBlock",

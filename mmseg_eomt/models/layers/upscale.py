@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from mmseg_eomt.models.layers.lean import norm_linear, plain_operators
 
 _ATEN = torch.ops.aten
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
 
 
 class UpscaleBlock(nn.Module):
@@ -28,11 +29,13 @@ class UpscaleBlock(nn.Module):
 
     Args:
         embed_dims (int): C.
-        eps (float): Epsilon of the layer norm. Defaults to 1e-6, as in the official code.
+        activation (str): One of ``ACTIVATIONS``. Defaults to ``'gelu'``, as in the official code.
+        eps (float): Epsilon of the layer norm. Defaults to 1e-6, likewise.
     """
 
-    def __init__(self, embed_dims: int, *, eps: float = 1e-6) -> None:
+    def __init__(self, embed_dims: int, *, activation: str = "gelu", eps: float = 1e-6) -> None:
         super().__init__()
+        self.activation = activation
         self.conv1 = nn.ConvTranspose2d(embed_dims, embed_dims, kernel_size=2, stride=2)
         self.conv2 = nn.Conv2d(
             embed_dims, embed_dims, kernel_size=3, padding=1, groups=embed_dims, bias=False
@@ -60,19 +63,19 @@ class UpscaleBlock(nn.Module):
         else:
             cells = norm_linear(features, norm, weight, bias)
         cells = cells.view(batch, height, width, 2, 2, channels)
-        return _activated_and_mixed(cells, self.conv2.weight)
+        return _activated_and_mixed(cells, self.conv2.weight, self.activation)
 
 
-def _activated_and_mixed(cells: Tensor, weight: Tensor) -> Tensor:
-    """GELU and depthwise convolution of ``cells [B, h, w, 2, 2, C]``: ``[B, 2h, 2w, C]``."""
-    if plain_operators():
+def _activated_and_mixed(cells: Tensor, weight: Tensor, activation: str) -> Tensor:
+    """Activation and depthwise convolution of ``cells [B, h, w, 2, 2, C]``: ``[B, 2h, 2w, C]``."""
+    if activation != "gelu" or plain_operators():
         # A compiler fuses the copy and chooses by itself what to keep; an exporter knows these.
         image = cells.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        return F.conv2d(
-            F.gelu(image).permute(0, 3, 1, 2), weight, padding=1, groups=cells.shape[-1]
-        ).permute(0, 2, 3, 1)
-    mixed: Tensor = _GeluDepthwise.apply(cells, weight.to(cells.dtype))
-    return mixed
+        image = ACTIVATIONS[activation]()(image).permute(0, 3, 1, 2)
+        mixed = F.conv2d(image, weight, padding=1, groups=cells.shape[-1])
+        return mixed.permute(0, 2, 3, 1)
+    kept: Tensor = _GeluDepthwise.apply(cells, weight.to(cells.dtype))
+    return kept
 
 
 class _GeluDepthwise(torch.autograd.Function):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,15 +11,16 @@ import torch.nn.functional as F
 from mmseg_eomt.models.layers import UpscaleBlock, reduce_to_grid
 
 
-def test_upscale_block_equals_its_convolutions() -> None:
+@pytest.mark.parametrize(("activation", "plain"), [("gelu", F.gelu), ("silu", F.silu)])
+def test_upscale_block_equals_its_convolutions(activation: str, plain: Any) -> None:
     torch.manual_seed(0)
-    block = UpscaleBlock(8)
+    block = UpscaleBlock(8, activation=activation)
     torch.nn.init.normal_(block.norm.weight)
     features = torch.randn(2, 3, 5, 8)
     image = F.conv_transpose2d(
         features.permute(0, 3, 1, 2), block.conv1.weight, block.conv1.bias, stride=2
     )
-    image = F.conv2d(F.gelu(image), block.conv2.weight, padding=1, groups=8)
+    image = F.conv2d(plain(image), block.conv2.weight, padding=1, groups=8)
     expected = F.layer_norm(
         image.permute(0, 2, 3, 1), (8,), block.norm.weight, block.norm.bias, eps=1e-6
     )
