@@ -23,6 +23,9 @@ REQUIRES = [
     "safetensors",
     "pillow",
     "pyyaml",
+    # TIFFs of any number of bands: OpenCV multiplies four bands by the last one, Pillow reads
+    # neither five bands nor separate planes.
+    "tifffile",
     "packaging",
     "rich",  # progress bar; mmengine depends on it as well
     "tensorboard",  # the default logger

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmseg_eomt.checkpoints.header import ModelHeader, model_config
 from mmseg_eomt.checkpoints.lean import load_state, read_weights
-from mmseg_eomt.datasets.image_files import read_image
+from mmseg_eomt.datasets.image_files import as_rgb, read_image
 from mmseg_eomt.datasets.transforms.resize import ResizeShortSide
 
 ImageLike = Union[str, "os.PathLike[str]", Image.Image, NDArray[Any], Tensor]
@@ -116,16 +116,14 @@ class SegmentationModel:
         """
         if not 0.0 <= opacity <= 1.0:
             raise ValueError(f"opacity is {opacity}: it must lie between 0 and 1.")
-        pixels = self._pixels(image)
-        if self.header.in_channels == 3:
-            pixels = pixels[..., ::-1]
+        pixels = as_rgb(self._pixels(image))
         ids = (self.predict(image) if mask is None else mask).cpu().numpy()
         if ids.shape != pixels.shape[:2]:
             raise ValueError(f"mask is {ids.shape}, the image {pixels.shape[:2]}: sizes differ.")
         table = np.zeros((max(self.palette) + 1, 3), np.float32)
         for class_id, colour in self.palette.items():
             table[class_id] = colour
-        mixed = pixels[..., :3] * (1.0 - opacity) + table[ids] * opacity
+        mixed = pixels * (1.0 - opacity) + table[ids] * opacity
         return Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
 
     def to(self, device: str | torch.device) -> SegmentationModel:
@@ -137,16 +135,17 @@ class SegmentationModel:
         """Return `uint8 [H, W, C]`; three channels as BGR, as the training images were read."""
         channels = self.header.in_channels
         if isinstance(image, (str, os.PathLike)):
-            return read_image(os.fspath(image))
+            return read_image(os.fspath(image), channels=channels)
         if isinstance(image, Image.Image):
-            image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            turned = ImageOps.exif_transpose(image)
+            image = np.asarray(turned.convert("RGB") if channels == 3 else turned)
         elif isinstance(image, Tensor):
             image = _tensor_pixels(image)
         if not isinstance(image, np.ndarray):
             raise ValueError(
                 f"image is a {type(image).__name__}: give a path, PIL image, array or tensor."
             )
-        if image.ndim == 2:
+        if image.ndim == 2 and channels in (1, 3):
             image = np.repeat(image[..., None], channels, axis=2)
         if image.ndim != 3 or image.shape[2] != channels or image.dtype != np.uint8:
             raise ValueError(

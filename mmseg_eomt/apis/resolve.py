@@ -67,6 +67,7 @@ def resolve_config(
     init_default_scope(cfg.get("default_scope", "mmseg"))
     if data is not None:
         set_data(cfg, data)
+    set_channels(cfg)
     datasets = {split: _build_dataset(cfg, split) for split in splits if _has(cfg, split)}
     if "train" in splits and "train" not in datasets:
         raise ValueError("the config has no train_dataloader; take one that trains.")
@@ -105,6 +106,44 @@ def set_data(cfg: Config, data: Any) -> None:
         dataset.data = description.as_dict()
         if split == "test" and "test" not in description.splits:
             dataset.split = "val"
+
+
+def set_channels(cfg: Config) -> None:
+    """Give the folder datasets and the preprocessor the channels of the backbone.
+
+    A model of three channels is left as it is.
+
+    Raises:
+        ValueError: If mean or std are for another number of channels, or a dataset cannot read
+            so many.
+    """
+    channels = cfg.model.backbone.get("in_channels", 3)
+    if channels == 3:
+        return
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise ValueError(f"model.backbone.in_channels is {channels!r}: give a whole number from 1.")
+    preprocessor = cfg.model.data_preprocessor
+    for key in ("mean", "std"):
+        numbers = preprocessor.get(key)
+        if numbers is not None and len(numbers) != channels:
+            raise ValueError(
+                f"model.data_preprocessor.{key} has {len(numbers)} numbers ({list(numbers)}), but "
+                f"model.backbone.in_channels is {channels}: give one per channel, for pixel values "
+                "from 0 to 255 (in Python transform_args=dict(normalize=dict(mean=[...], "
+                "std=[...])), for values from 0 to 1)."
+            )
+    # Bands stay in the order of the file; only three channels are BGR.
+    preprocessor.bgr_to_rgb = False
+    for name in LOADERS.values():
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        if loader.dataset.type != "FolderSegDataset":
+            raise ValueError(
+                f"model.backbone.in_channels is {channels}, but {name} reads "
+                f"{loader.dataset.type}, which gives three channels: take a *_folder config."
+            )
+        loader.dataset.in_channels = channels
 
 
 def check_pretrained(pretrained: Any) -> None:

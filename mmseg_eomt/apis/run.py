@@ -17,8 +17,10 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS, RUNNERS, VISUALIZERS
 
+from mmseg_eomt.apis.check_data import check_data, explaining_data
 from mmseg_eomt.apis.resolve import ResolvedRun, check_same_classes, resolve_config
 from mmseg_eomt.apis.start_from import check_checkpoint, set_checkpoint
+from mmseg_eomt.apis.worker_crash import naming_files
 from mmseg_eomt.checkpoints.describe import test_size_of
 from mmseg_eomt.checkpoints.header import HEADER_KEY, ModelHeader
 from mmseg_eomt.checkpoints.lean import (
@@ -84,8 +86,10 @@ def prepare_training(
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     # The test data stay in the config unchecked: the dump in the run folder serves tools/test.py
     # and MMSegInferencer, and a runner builds them only to test.
-    run = resolve_config(cfg, data=data, world_size=world_size, splits=splits)
+    with explaining_data(cfg, splits, data=data):
+        run = resolve_config(cfg, data=data, world_size=world_size, splits=splits)
     cfg = run.cfg
+    check_data(cfg, splits)
     if not validate:
         # Without a score there is no best checkpoint to keep.
         cfg.default_hooks.checkpoint.pop("save_best", None)
@@ -120,7 +124,8 @@ def run_training(cfg: Config) -> Runner:
     runner = build_runner(cfg)
     handler = _log_to_file(runner)
     try:
-        runner.train()
+        with naming_files(runner):
+            runner.train()
     except BaseException:
         # The traceback belongs into the log, whatever a tool then shows to the user.
         runner.logger.debug("Training ended early:", exc_info=True)
@@ -172,7 +177,8 @@ def run_test(
         _use_test_time_augmentation(cfg)
     runner = build_runner(cfg)
     load_state(runner.model, state, source=checkpoint)
-    metrics: dict[str, float] = runner.test()
+    with naming_files(runner):
+        metrics: dict[str, float] = runner.test()
     return metrics
 
 

@@ -1,14 +1,22 @@
 """What a user writes about a folder dataset, checked and in one typed form.
 
     train: {images: train/images, masks: train/masks}      # or a list of such pairs
-    val:   {images: val/images,   masks: val/masks}
+    val:   {images: val/images,   masks: "val/masks/{stem}_label.png"}
     test:  {images: test/images,  masks: test/masks}       # optional
     classes:
       0: background
       1: {name: vehicle, labels: [1, 7, 9]}                # several mask values, one class
+      2: {name: road, labels: [[128, 64, 128]]}            # colours of an RGB mask
     ignore_classes: [0]                                    # optional
     ignore_index: 255                                      # optional, one value or a list
-    palette: [[0, 0, 0], [200, 30, 30]]                    # optional, in ascending class id
+    unknown_values: error                                  # or 'ignore': they are unlabelled
+    on_error: raise                                        # or 'skip': bad files are passed over
+    max_skipped: 0.01                                      # 'skip' ends the run above this share
+    palette: [[0, 0, 0], [200, 30, 30], [0, 0, 255]]       # optional, in ascending class id
+
+``ignore_index`` holds mask values (colours, too: ``[[0, 0, 0]]``) that mean "unlabelled"; it is
+255 if it is not given, and nothing where classes have colours. `data_folders` says how images and
+masks are paired, `image_files` how they are read, `skipping` what ``on_error: skip`` does.
 
 Paths are relative to the folder of the YAML or JSON file, or to the working directory if the
 description is a dict.
@@ -16,46 +24,33 @@ description is a dict.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mmseg_eomt.datasets.data_classes import ClassEntry, parse_classes, parse_ignore_index
+from mmseg_eomt.datasets.data_file import read_data_file
+from mmseg_eomt.datasets.data_folders import ImageMaskFolders, check_folders, parse_split
+from mmseg_eomt.datasets.data_values import Color
+from mmseg_eomt.datasets.label_table import IGNORED, LabelTable
 
-from mmseg_eomt.datasets.label_table import IGNORED, MAX_CLASSES, MAX_MASK_VALUE, LabelTable
-from mmseg_eomt.datasets.palette import default_palette
+__all__ = ["SPLITS", "ClassEntry", "DataDescription", "ImageMaskFolders", "load_data"]
 
 SPLITS = ("train", "val", "test")
-_KEYS = (*SPLITS, "classes", "ignore_classes", "ignore_index", "palette")
-
-
-@dataclass(frozen=True)
-class ImageMaskFolders:
-    """A folder of images and the folder of their masks."""
-
-    images: Path
-    masks: Path
-
-
-@dataclass(frozen=True)
-class ClassEntry:
-    """One class as the user wrote it.
-
-    Attributes:
-        id (int): The user's class id, which predictions carry.
-        name (str): Name of the class.
-        labels (tuple[int]): Mask values that belong to the class.
-        color (tuple[int]): RGB colour in pictures.
-        ignored (bool): Whether its pixels are treated as unlabelled.
-    """
-
-    id: int
-    name: str
-    labels: tuple[int, ...]
-    color: tuple[int, int, int]
-    ignored: bool
+UNKNOWN_VALUES = ("error", "ignore")
+ON_ERROR = ("raise", "skip")
+DEFAULT_MAX_SKIPPED = 0.01
+_KEYS = (
+    *SPLITS,
+    "classes",
+    "ignore_classes",
+    "ignore_index",
+    "unknown_values",
+    "on_error",
+    "max_skipped",
+    "palette",
+)
 
 
 @dataclass(frozen=True)
@@ -70,12 +65,21 @@ class DataDescription:
         splits (dict): Folders of each split that was given.
         entries (tuple[ClassEntry]): All classes, ignored ones included, in ascending id.
         ignore_index (tuple[int]): Mask values that mean "unlabelled".
+        ignore_colors (tuple): Colours of RGB masks that mean "unlabelled". Defaults to ().
+        unknown_values (str): ``'error'`` or ``'ignore'``. Defaults to ``'error'``.
+        on_error (str): ``'raise'`` or ``'skip'``. Defaults to ``'raise'``.
+        max_skipped (float): Largest share of a split that ``'skip'`` passes over. Defaults to
+            0.01.
     """
 
     source: str
     splits: Mapping[str, tuple[ImageMaskFolders, ...]]
     entries: tuple[ClassEntry, ...]
     ignore_index: tuple[int, ...]
+    ignore_colors: tuple[Color, ...] = ()
+    unknown_values: str = UNKNOWN_VALUES[0]
+    on_error: str = ON_ERROR[0]
+    max_skipped: float = DEFAULT_MAX_SKIPPED
 
     @property
     def kept(self) -> tuple[ClassEntry, ...]:
@@ -105,13 +109,18 @@ class DataDescription:
     def label_table(self) -> LabelTable:
         """The map from mask values to internal ids."""
         internal = {entry.id: position for position, entry in enumerate(self.kept)}
-        mapping = {
-            label: internal.get(entry.id, IGNORED)
-            for entry in self.entries
-            for label in entry.labels
-        }
+        mapping: dict[int, int] = {}
+        colors: dict[Color, int] = {}
+        for entry in self.entries:
+            label = internal.get(entry.id, IGNORED)
+            mapping.update(dict.fromkeys(entry.labels, label))
+            colors.update(dict.fromkeys(entry.mask_colors, label))
         mapping.update(dict.fromkeys(self.ignore_index, IGNORED))
-        return LabelTable(mapping, source=self.source)
+        if colors:
+            colors.update(dict.fromkeys(self.ignore_colors, IGNORED))
+        return LabelTable(
+            mapping, colors=colors, unknown_values=self.unknown_values, source=self.source
+        )
 
     def folders(self, split: str) -> tuple[ImageMaskFolders, ...]:
         """The folders of a split; a `ValueError` if it was not given."""
@@ -124,17 +133,27 @@ class DataDescription:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, fit for a config; `load_data` reads it back."""
-        splits: dict[str, Any] = {
-            split: [{"images": str(pair.images), "masks": str(pair.masks)} for pair in pairs]
-            for split, pairs in self.splits.items()
+        content: dict[str, Any] = {
+            split: [pair.as_dict() for pair in pairs] for split, pairs in self.splits.items()
         }
-        return dict(
-            **splits,
-            classes={e.id: {"name": e.name, "labels": list(e.labels)} for e in self.entries},
+        content.update(
+            classes={
+                e.id: {"name": e.name, "labels": [*e.labels, *map(list, e.mask_colors)]}
+                for e in self.entries
+            },
             ignore_classes=[e.id for e in self.entries if e.ignored],
-            ignore_index=list(self.ignore_index),
+            ignore_index=[*self.ignore_index, *map(list, self.ignore_colors)],
             palette=[list(e.color) for e in self.entries],
         )
+        # Defaults are left out, so that the configs of older runs stay the same.
+        for key, default in (
+            ("unknown_values", UNKNOWN_VALUES[0]),
+            ("on_error", ON_ERROR[0]),
+            ("max_skipped", DEFAULT_MAX_SKIPPED),
+        ):
+            if getattr(self, key) != default:
+                content[key] = getattr(self, key)
+        return content
 
 
 def load_data(
@@ -163,228 +182,51 @@ def load_data(
         name, base, content = "data", Path.cwd(), source
     else:
         path = Path(source)
-        name, base, content = str(path), path.resolve().parent, _read(path)
+        name, base, content = str(path), path.resolve().parent, read_data_file(path, _KEYS)
     unknown = [key for key in content if key not in _KEYS]
     if unknown:
         raise ValueError(
             f"{name}: unknown key {', '.join(map(repr, unknown))}; allowed are {', '.join(_KEYS)}. "
             "Correct or remove it."
         )
-    splits = {s: _split(content[s], f"{name}: {s}", base) for s in SPLITS if content.get(s)}
+    splits = {
+        split: parse_split(content[split], f"{name}: {split}", base)
+        for split in SPLITS
+        if content.get(split)
+    }
     if not splits:
         raise ValueError(
             f"{name}: none of the splits {', '.join(SPLITS)} is given. Add, for example, "
             "'train: {images: FOLDER, masks: FOLDER}'."
         )
-    _check_folders(splits if check_splits is None else check_splits, splits, name)
-    entries = _classes(content, name)
-    ignore_index = _ignore_index(content, entries, name)
-    return DataDescription(source=name, splits=splits, entries=entries, ignore_index=ignore_index)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such data file. Give the path of a YAML or JSON file.")
-    text = path.read_text(encoding="utf-8")
-    try:
-        if path.suffix.lower() == ".json":
-            content = json.loads(text, object_pairs_hook=_no_duplicate_keys)
-        else:
-            content = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not readable as YAML or JSON: {error}") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(
-            f"{path}: holds {type(content).__name__}, not a mapping with the keys "
-            f"{', '.join(_KEYS)}."
-        )
-    return content
-
-
-def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twice = {key for key in keys if keys.count(key) > 1}
-    if twice:
-        raise ValueError(f"key {sorted(twice)} is given more than once")
-    return dict(pairs)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice; PyYAML would keep the last one in silence."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.YAMLError(f"key {key!r} is given more than once{key_node.start_mark}")
-            seen.add(key)
-        result: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return result
-
-
-def _split(value: Any, where: str, base: Path) -> tuple[ImageMaskFolders, ...]:
-    form = "write {images: FOLDER, masks: FOLDER} or a list of such pairs"
-    pairs = list(value) if _is_list(value) else [value]
-    result = []
-    for pair in pairs:
-        if not isinstance(pair, Mapping) or set(pair) != {"images", "masks"}:
-            raise ValueError(f"{where}: found {_plain(pair)!r}; {form}.")
-        for key, folder in pair.items():
-            if not isinstance(folder, (str, Path)) or not str(folder):
-                raise ValueError(f"{where}.{key}: {folder!r} is not the path of a folder; {form}.")
-        result.append(
-            ImageMaskFolders(images=base / str(pair["images"]), masks=base / str(pair["masks"]))
-        )
-    return tuple(result)
-
-
-def _check_folders(
-    wanted: Sequence[str] | Mapping[str, Any],
-    splits: Mapping[str, tuple[ImageMaskFolders, ...]],
-    name: str,
-) -> None:
-    for split in wanted:
-        for pair in splits.get(split, ()):
-            for key, folder in (("images", pair.images), ("masks", pair.masks)):
-                if not folder.is_dir():
-                    found = "is a file, not a folder" if folder.exists() else "does not exist"
-                    raise FileNotFoundError(
-                        f"{name}: {split}.{key}: {folder} {found}. Correct the path; relative "
-                        "paths count from the folder of the data file, or from the working "
-                        "directory for a dict."
-                    )
-
-
-def _classes(content: Mapping[str, Any], name: str) -> tuple[ClassEntry, ...]:
-    given = content.get("classes")
-    if not isinstance(given, Mapping) or not given:
-        raise ValueError(
-            f"{name}: classes: found {_plain(given)!r}; give at least one class as 'ID: NAME' or "
-            "'ID: {name: NAME, labels: [MASK VALUES]}'."
-        )
-    parsed: dict[int, tuple[str, tuple[int, ...]]] = {}
-    for key, value in given.items():
-        class_id = _whole_number(key, f"{name}: classes", "a class id")
-        if class_id in parsed:
-            raise ValueError(f"{name}: classes: id {class_id} is given more than once.")
-        parsed[class_id] = _class_entry(class_id, value, f"{name}: classes.{class_id}")
-    _unique(((entry[0], i) for i, entry in parsed.items()), f"{name}: classes", "name")
-    labels = ((label, i) for i, entry in parsed.items() for label in entry[1])
-    _unique(labels, f"{name}: classes", "mask value")
-
-    ignored = _id_list(content.get("ignore_classes"), f"{name}: ignore_classes")
-    missing = [i for i in ignored if i not in parsed]
-    if missing:
-        raise ValueError(
-            f"{name}: ignore_classes: {missing} are no class ids; classes has "
-            f"{_shorten(sorted(parsed))}. Remove them or add the classes."
-        )
-    kept = len(parsed) - len(set(ignored))
-    if not 1 <= kept <= MAX_CLASSES:
-        raise ValueError(
-            f"{name}: {kept} of {len(parsed)} classes are left after ignore_classes; 1 to "
-            f"{MAX_CLASSES} can be trained."
-        )
-    ids = sorted(parsed)
-    colors = _palette(content.get("palette"), len(ids), f"{name}: palette")
-    return tuple(
-        ClassEntry(i, *parsed[i], color=color, ignored=i in ignored)
-        for i, color in zip(ids, colors, strict=True)
+    check_folders(splits if check_splits is None else check_splits, splits, name)
+    entries = parse_classes(content, name)
+    ignore_index, ignore_colors = parse_ignore_index(content, entries, name)
+    return DataDescription(
+        source=name,
+        splits=splits,
+        entries=entries,
+        ignore_index=ignore_index,
+        ignore_colors=ignore_colors,
+        unknown_values=_choice(content, "unknown_values", UNKNOWN_VALUES, name),
+        on_error=_choice(content, "on_error", ON_ERROR, name),
+        max_skipped=_share(content.get("max_skipped", DEFAULT_MAX_SKIPPED), name),
     )
 
 
-def _class_entry(class_id: int, value: Any, where: str) -> tuple[str, tuple[int, ...]]:
-    labels: Any = [class_id]
-    name = value
-    if isinstance(value, Mapping):
-        unknown = sorted(set(map(str, value)) - {"name", "labels"})
-        if unknown:
-            raise ValueError(f"{where}: unknown key {unknown}; allowed are name and labels.")
-        name, labels = value.get("name"), value.get("labels", labels)
-    if not isinstance(name, str) or not name.strip():
-        # YAML reads a bare `no`, `on` or `3` as a boolean or a number.
-        raise ValueError(f"{where}: the name is {name!r}, not text; write it in quotes.")
-    if not _is_list(labels) or not labels:
-        raise ValueError(f"{where}.labels: found {labels!r}; give a list of mask values.")
-    values = tuple(_whole_number(label, f"{where}.labels", "a mask value") for label in labels)
-    return name.strip(), values
-
-
-def _ignore_index(
-    content: Mapping[str, Any], entries: Sequence[ClassEntry], name: str
-) -> tuple[int, ...]:
-    given = content.get("ignore_index", 255)
-    values = _id_list(
-        given if _is_list(given) or given is None else [given], f"{name}: ignore_index"
-    )
-    for entry in entries:
-        both = [value for value in values if value in entry.labels]
-        if both:
-            raise ValueError(
-                f"{name}: ignore_index: {both} is also a mask value of class {entry.id} "
-                f"({entry.name}). Give the values that mean 'unlabelled' (default 255), or "
-                "'ignore_index: []' if there are none."
-            )
-    return tuple(dict.fromkeys(values))
-
-
-def _palette(given: Any, count: int, where: str) -> list[tuple[int, int, int]]:
-    if given is None:
-        return default_palette(count)
-    form = f"give one [R, G, B] of 0 to 255 for each of the {count} classes in ascending id"
-    if not _is_list(given) or len(given) != count:
-        length = f"{len(given)} entries" if _is_list(given) else repr(_plain(given))
-        raise ValueError(f"{where}: found {length}; {form}.")
-    colors = []
-    for color in given:
-        numbers = list(color) if _is_list(color) else []
-        if len(numbers) != 3 or any(type(c) is not int or not 0 <= c <= 255 for c in numbers):
-            raise ValueError(f"{where}: {_plain(color)!r} is no colour; {form}.")
-        if tuple(numbers) in colors:
-            raise ValueError(f"{where}: {numbers} is given to two classes; {form}, all distinct.")
-        colors.append((numbers[0], numbers[1], numbers[2]))
-    return colors
-
-
-def _id_list(value: Any, where: str) -> list[int]:
-    if value is None:
-        return []
-    if not _is_list(value):
-        raise ValueError(f"{where}: found {_plain(value)!r}; give a list of whole numbers.")
-    return [_whole_number(item, where, "an entry") for item in value]
-
-
-def _whole_number(value: Any, where: str, what: str) -> int:
-    # JSON and some YAML writers turn the keys of a mapping into strings.
-    number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
-    if type(number) is not int or not 0 <= number <= MAX_MASK_VALUE:
+def _choice(content: Mapping[str, Any], key: str, allowed: Sequence[str], name: str) -> str:
+    value = content.get(key, allowed[0])
+    if value not in allowed:
         raise ValueError(
-            f"{where}: {_plain(value)!r} is not {what}; allowed are whole numbers from 0 to "
-            f"{MAX_MASK_VALUE}."
+            f"{name}: {key}: found {value!r}; allowed are {' and '.join(map(repr, allowed))}."
         )
-    return number
+    return str(value)
 
 
-def _unique(pairs: Any, where: str, what: str) -> None:
-    owner: dict[Any, int] = {}
-    for value, class_id in pairs:
-        if value in owner:
-            raise ValueError(
-                f"{where}: {what} {value!r} belongs to the classes {owner[value]} and {class_id}. "
-                "Each may belong to one class only."
-            )
-        owner[value] = class_id
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def _shorten(values: Sequence[int]) -> str:
-    shown = ", ".join(map(str, values[:20]))
-    return shown + (f", ... ({len(values)} in all)" if len(values) > 20 else "")
+def _share(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise ValueError(
+            f"{name}: max_skipped: found {value!r}; give a share above 0 and below 1, such as "
+            f"{DEFAULT_MAX_SKIPPED} for 1 %."
+        )
+    return float(value)

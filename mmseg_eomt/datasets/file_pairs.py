@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from mmseg_eomt.datasets.data_description import ImageMaskFolders
-from mmseg_eomt.datasets.image_files import IMAGE_SUFFIXES, MASK_SUFFIX, image_size
+from mmseg_eomt.datasets.data_folders import STEM, ImageMaskFolders
+from mmseg_eomt.datasets.image_files import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIX,
+    MASK_SUFFIXES,
+    image_size,
+)
 
 _SHOWN = 5
 _THREADS = 8  # headers are waited for, not computed
@@ -26,39 +32,39 @@ def find_pairs(folders: ImageMaskFolders) -> list[FilePair]:
     """Pairs the images of a folder, nested ones included, with the masks of equal stem.
 
     Args:
-        folders (ImageMaskFolders): Where to look.
+        folders (ImageMaskFolders): Where to look, and the templates of the file names.
 
     Returns:
         list[FilePair]: Sorted by name.
 
     Raises:
         FileNotFoundError: If there is no image, or an image or a mask lacks its partner.
-        ValueError: If two images have the same stem.
+        ValueError: If two images or two masks have the same stem.
     """
-    images, other_images = _by_stem(folders.images, IMAGE_SUFFIXES)
-    masks, other_masks = _by_stem(folders.masks, (MASK_SUFFIX,))
+    masks, other_masks = find_masks(folders)
+    images, other_images = find_images(folders, masks)
     if not images:
         found = f"; it holds {_suffixes(other_images)}" if other_images else "; it is empty"
+        named = "" if folders.image_name == STEM else f" named {folders.image_name}"
         raise FileNotFoundError(
-            f"{folders.images}: no images{found}. Images end in {', '.join(IMAGE_SUFFIXES)}. "
-            "Correct the path or convert the files."
+            f"{folders.images}: no images{named}{found}. Images end in "
+            f"{', '.join(IMAGE_SUFFIXES)}. Correct the path or convert the files."
         )
     # In a folder that holds images and masks side by side every PNG mask is an image, too.
-    for stem, paths in images.items():
-        if len(paths) > 1:
-            raise ValueError(
-                f"{folders.images}: {len(paths)} images have the stem {stem!r} "
-                f"({', '.join(os.path.basename(path) for path in paths)}), so their mask is not "
-                "unique. Rename or remove all but one."
-            )
+    _refuse_twins(images, folders.images, "images", "so their mask is not unique")
+    _refuse_twins(masks, folders.masks, "masks", "so it is not clear which one counts")
     without_mask = [paths[0] for stem, paths in images.items() if stem not in masks]
     if without_mask:
         hint = ""
         if other_masks:
-            hint = f" The folder also holds {_suffixes(other_masks)}, but masks must be PNG."
+            hint = f" The folder also holds {_suffixes(other_masks)}, but masks must be PNG or TIFF"
+            hint += "." if folders.mask_name == STEM else f" and named {folders.mask_name}."
+        wanted = folders.mask_name
+        if os.path.splitext(wanted)[1].lower() not in MASK_SUFFIXES:
+            wanted += MASK_SUFFIX
         raise FileNotFoundError(
             f"{len(without_mask)} of {len(images)} images in {folders.images} have no mask "
-            f"{{stem}}{MASK_SUFFIX} in {folders.masks}: {_list(without_mask, folders.images)}."
+            f"{wanted} in {folders.masks}: {_list(without_mask, folders.images)}."
             f"{hint} Add the masks or remove the images."
         )
     without_image = [paths[0] for stem, paths in masks.items() if stem not in images]
@@ -71,14 +77,35 @@ def find_pairs(folders: ImageMaskFolders) -> list[FilePair]:
     return [FilePair(images[stem][0], masks[stem][0]) for stem in sorted(images)]
 
 
+def find_masks(folders: ImageMaskFolders) -> tuple[dict[str, list[str]], list[str]]:
+    """The masks by subfolder and stem, and the other files of their folder."""
+    return _by_stem(folders.masks, MASK_SUFFIXES, folders.mask_name)
+
+
+def find_images(
+    folders: ImageMaskFolders, masks: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The images by subfolder and stem, and the other files of their folder.
+
+    A file that the template of the masks names is no image.
+
+    Args:
+        folders (ImageMaskFolders): Where to look.
+        masks (Mapping): Of `find_masks`.
+    """
+    taken: set[str] = set()
+    if folders.mask_name != STEM:
+        taken = {os.path.abspath(path) for paths in masks.values() for path in paths}
+    return _by_stem(folders.images, IMAGE_SUFFIXES, folders.image_name, taken)
+
+
 def check_headers(pairs: Sequence[FilePair]) -> None:
     """Compares the sizes of images and masks by their headers; no pixel is decoded.
 
     Raises:
         ValueError: If a file is unreadable or sizes differ; lists up to 5 files and the count.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        faults = [fault for fault in pool.map(_header_fault, pairs) if fault]
+    faults = [fault for fault in header_faults(pairs) if fault]
     if faults:
         more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise ValueError(
@@ -86,6 +113,12 @@ def check_headers(pairs: Sequence[FilePair]) -> None:
             + "\n".join(faults[:_SHOWN])
             + more
         )
+
+
+def header_faults(pairs: Sequence[FilePair]) -> list[str]:
+    """What the headers of each pair show to be wrong; empty for a pair that fits."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(_header_fault, pairs))
 
 
 def every_nth(pairs: Sequence[FilePair], count: int) -> list[FilePair]:
@@ -122,23 +155,50 @@ def _header_fault(pair: FilePair) -> str:
     )
 
 
-def _by_stem(folder: Path, suffixes: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Files by their path below ``folder`` without suffix, and the files of other suffixes."""
+def _by_stem(
+    folder: Path, suffixes: Sequence[str], name: str, taken: Collection[str] = ()
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Files by their subfolder and stem, and those that the template ``name`` does not fit.
+
+    The template is compared with names alone, so it holds in every subfolder.
+    """
     chosen: dict[str, list[str]] = {}
     others = []
+    pattern = _pattern(name, suffixes)
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.startswith("."):  # .DS_Store, ._shadow files of macOS
+        below = Path(os.path.relpath(parent, folder))
+        for file_name in sorted(names):
+            if file_name.startswith("."):  # .DS_Store, ._shadow files of macOS
                 continue
-            path = os.path.join(parent, name)
-            stem, suffix = os.path.splitext(path)
-            if suffix.lower() in suffixes:
-                key = Path(os.path.relpath(stem, folder)).as_posix()
-                chosen.setdefault(key, []).append(path)
-            else:
+            path = os.path.join(parent, file_name)
+            match = pattern.fullmatch(file_name)
+            if match is None:
                 others.append(path)
+            elif not taken or os.path.abspath(path) not in taken:
+                chosen.setdefault((below / match["stem"]).as_posix(), []).append(path)
     return chosen, others
+
+
+def _pattern(name: str, suffixes: Sequence[str]) -> re.Pattern[str]:
+    """File names that fit a template; the suffix counts without regard to capitals."""
+    base, suffix = os.path.splitext(name)
+    if suffix.lower() in suffixes:
+        allowed = re.escape(suffix)
+    else:
+        base, allowed = name, "|".join(map(re.escape, suffixes))
+    before, after = map(re.escape, base.split(STEM))
+    return re.compile(rf"{before}(?P<stem>.+){after}(?i:{allowed})", re.DOTALL)
+
+
+def _refuse_twins(files: Mapping[str, list[str]], folder: Path, what: str, why: str) -> None:
+    for stem, paths in files.items():
+        if len(paths) > 1:
+            raise ValueError(
+                f"{folder}: {len(paths)} {what} have the stem {stem!r} "
+                f"({', '.join(os.path.basename(path) for path in paths)}), {why}. Rename or "
+                "remove all but one."
+            )
 
 
 def _list(paths: Sequence[str], folder: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from mmseg_eomt.datasets.bad_file import BadFileError
 from mmseg_eomt.datasets.data_description import load_data
 from mmseg_eomt.datasets.file_pairs import (
     FilePair,
@@ -16,9 +17,12 @@ from mmseg_eomt.datasets.file_pairs import (
     collect_faults,
     every_nth,
     find_pairs,
+    header_faults,
 )
-from mmseg_eomt.datasets.image_files import read_mask
+from mmseg_eomt.datasets.image_files import read_image, read_mask
 from mmseg_eomt.datasets.label_table import IGNORED
+from mmseg_eomt.datasets.skipping import FilesInFlight, SkippedFiles, without_labels
+from mmseg_eomt.datasets.step_sampler import SampleIndex
 
 # mmseg's tools and its inferencer look for these names in a pipeline, so configs may use them;
 # this dataset's files are read by its own rules either way.
@@ -29,7 +33,7 @@ _STOCK_PACKING, _OWN_PACKING = "PackSegInputs", "PackByteInputs"
 
 @DATASETS.register_module()
 class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
-    """Images and PNG masks of equal stem in folders, with classes by id.
+    """Images and masks of equal stem in folders, with classes by id.
 
     The meta information holds ``classes``, ``palette``, ``class_ids`` (the user's ids by
     internal id) and ``image_roots``. Everything that names and headers can tell is checked at
@@ -42,8 +46,9 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
         data (dict | str): What `load_data` reads.
         split (str): ``'train'``, ``'val'`` or ``'test'``. Defaults to ``'train'``.
         pipeline (Sequence): Transforms. Defaults to ().
+        in_channels (int): Channels of the images, as the model takes them. Defaults to 3.
         num_checked_masks (int): Masks read at construction to find unknown values, spread
-            evenly; 0 for none. Defaults to 32.
+            evenly; 0 for none, and then no image is read either. Defaults to 32.
         indices (int | Sequence[int], optional): Use these samples only. Defaults to None.
         serialize_data (bool): Share the file list between workers. Defaults to True.
         test_mode (bool): As in mmengine. Defaults to False.
@@ -60,6 +65,7 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
         *,
         split: str = "train",
         pipeline: Sequence[dict[str, Any] | Callable[..., Any]] = (),
+        in_channels: int = 3,
         num_checked_masks: int = 32,
         indices: int | Sequence[int] | None = None,
         serialize_data: bool = True,
@@ -70,7 +76,10 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
         self.split = split
         self.folders = self.description.folders(split)
         self.label_table = self.description.label_table()
+        self.in_channels = in_channels
         self.num_checked_masks = num_checked_masks
+        self.skipped: SkippedFiles | None = None
+        self._in_flight = FilesInFlight()
         super().__init__(
             metainfo={
                 "classes": self.description.classes,
@@ -78,7 +87,7 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
                 "class_ids": self.description.class_ids,
                 "image_roots": [str(pair.images) for pair in self.folders],
             },
-            pipeline=[_own_reader(step) for step in pipeline],
+            pipeline=[_own_reader(step, in_channels) for step in pipeline],
             indices=indices,
             serialize_data=serialize_data,
             test_mode=test_mode,
@@ -93,8 +102,13 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
             list[dict]: ``img_path`` and ``seg_map_path`` of each sample.
         """
         pairs = [pair for folders in self.folders for pair in find_pairs(folders)]
-        check_headers(pairs)
-        self._check_labels(pairs, self.num_checked_masks)
+        if self.description.on_error == "skip":
+            self._set_up_skipping(pairs)
+        else:
+            check_headers(pairs)
+            if self.num_checked_masks:
+                read_image(pairs[0].image, channels=self.in_channels)
+            self._check_labels(pairs, self.num_checked_masks)
         return [
             {
                 "img_path": pair.image,
@@ -112,6 +126,61 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
         # Added here, so that the table is not stored once per sample.
         info["label_table"] = self.label_table
         return info
+
+    def prepare_data(self, idx: int) -> Any:
+        """The sample at ``idx`` through the pipeline; what `skipping` says if it is bad.
+
+        Raises:
+            BadFileError: If a file cannot be used; names it.
+            RuntimeError: If a step of the pipeline fails; names the image.
+        """
+        with self._in_flight.reading(idx):
+            if self.skipped is None:
+                return self._prepare(idx)
+            for further in range(len(self)):
+                index = self._further(idx, further)
+                try:
+                    sample = self._prepare(index)
+                except (BadFileError, OSError) as error:
+                    self.skipped.add(int(index), error)
+                else:
+                    replaced = further > 0 and (self.split != "train" or self.test_mode)
+                    return without_labels(sample) if replaced else sample
+            raise BadFileError(f"{self.description.source}: {self.split}: no sample can be read.")
+
+    def files_in_flight(self) -> list[str]:
+        """Images that workers are reading, or were reading when they died."""
+        return [self.get_data_info(index)["img_path"] for index in self._in_flight.indices()]
+
+    def _prepare(self, idx: int) -> Any:
+        info = self.get_data_info(idx)
+        path = info["img_path"]
+        try:
+            return self.pipeline(info)
+        except (BadFileError, OSError):
+            raise
+        except Exception as error:
+            raise RuntimeError(
+                f"{path}: the pipeline failed on this image: {type(error).__name__}: {error}"
+            ) from error
+
+    def _further(self, idx: int, count: int) -> int:
+        if count == 0:
+            return idx
+        index = (int(idx) + count) % len(self)
+        # The place in the run stays, and with it the augmentation.
+        return SampleIndex(index, idx.position, idx.seed) if type(idx) is SampleIndex else index
+
+    def _set_up_skipping(self, pairs: Sequence[FilePair]) -> None:
+        """Counts what can be seen to be bad already; all samples keep their numbers."""
+        self.skipped = SkippedFiles(
+            len(pairs),
+            max_share=self.description.max_skipped,
+            name=f"{self.description.source}: {self.split}",
+        )
+        for index, fault in enumerate(header_faults(pairs)):
+            if fault:
+                self.skipped.add(index, BadFileError(fault))
 
     def check_labels(self, max_files: int | None = None) -> None:
         """Reads masks and looks for values that no class claims.
@@ -142,21 +211,25 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
             )
 
 
-def _own_reader(step: Any) -> Any:
+def _own_reader(step: Any, channels: int) -> Any:
     """A pipeline step with stock readers and packing replaced, nested ones too (TestTimeAug)."""
     if isinstance(step, (list, tuple)):
-        return [_own_reader(part) for part in step]
+        return [_own_reader(part, channels) for part in step]
     if not isinstance(step, Mapping):
         return step
+    if step.get("type") == _OWN_READERS["LoadImageFromFile"]:
+        return {"channels": channels, **step}
     if step.get("type") == _STOCK_PACKING:
         return {**step, "type": _OWN_PACKING}
     own = _OWN_READERS.get(str(step.get("type")))
     if own is None:
-        return {key: _own_reader(v) if key == "transforms" else v for key, v in step.items()}
+        return {
+            key: _own_reader(v, channels) if key == "transforms" else v for key, v in step.items()
+        }
     options = sorted(key for key in step if key != "type")
     if options:
         raise ValueError(
             f"FolderSegDataset: pipeline: {step['type']} has the options {options}, but files "
             f"are read by {own}, which has none. Remove them."
         )
-    return {"type": own}
+    return _own_reader({"type": own}, channels)

@@ -104,8 +104,8 @@ def test_long_lists_show_five_names_and_the_count(folder: Path, describe: Descri
 
 
 def test_mask_of_another_format_is_pointed_out(folder: Path, describe: Describe) -> None:
-    (folder / "train/masks/a.png").rename(folder / "train/masks/a.tif")
-    with pytest.raises(FileNotFoundError, match=r"1 files with \.tif, but masks must be PNG"):
+    (folder / "train/masks/a.png").rename(folder / "train/masks/a.bmp")
+    with pytest.raises(FileNotFoundError, match=r"1 files with \.bmp, but masks must be PNG"):
         FolderSegDataset(describe())
 
 

@@ -130,12 +130,6 @@ def test_palette_masks_read_as_indices(tmp_path: Path, bits: int) -> None:
     assert np.array_equal(read_mask(str(tmp_path / "m.png")), values)
 
 
-def test_colour_mask_is_refused_with_the_mend(tmp_path: Path) -> None:
-    Image.fromarray(PICTURE).save(tmp_path / "m.png")
-    with pytest.raises(ValueError, match=r"m\.png: the mask has 3 channels \(mode RGB\)"):
-        read_mask(str(tmp_path / "m.png"))
-
-
 def test_jpeg_renamed_to_png_is_no_mask(tmp_path: Path) -> None:
     Image.fromarray(PICTURE[..., 0]).save(tmp_path / "m.png", format="JPEG")
     with pytest.raises(ValueError, match=r"m\.png: not readable as a PNG mask"):

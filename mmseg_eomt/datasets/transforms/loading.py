@@ -7,19 +7,27 @@ from typing import Any
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
+from mmseg_eomt.datasets.bad_file import BadFileError
 from mmseg_eomt.datasets.image_files import read_image, read_mask
 
 
 @TRANSFORMS.register_module()
 class LoadFolderImage(BaseTransform):  # type: ignore[misc]
-    """Reads ``img_path`` as ``uint8 [H, W, 3]`` BGR; the rules are those of `read_image`.
+    """Reads ``img_path`` as ``uint8 [H, W, channels]``; the rules are those of `image_files`.
 
     Sets ``img``, ``img_shape`` and ``ori_shape`` (both ``(H, W)``).
+
+    Args:
+        channels (int): Channels that the model takes. `FolderSegDataset` sets it. Defaults to 3,
+            as BGR.
     """
+
+    def __init__(self, *, channels: int = 3) -> None:
+        self.channels = channels
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Reads the image."""
-        image = read_image(results["img_path"])
+        image = read_image(results["img_path"], channels=self.channels)
         results["img"] = image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
@@ -33,7 +41,7 @@ class LoadFolderAnnotations(BaseTransform):  # type: ignore[misc]
     ``uint8 [H, W]``, 255 where unlabelled. Comes after the image and before any resizing.
 
     Raises:
-        ValueError: If the mask is unreadable, holds an unknown value or differs from the image
+        BadFileError: If the mask is unreadable, holds an unknown value or differs from the image
             in size.
     """
 
@@ -47,8 +55,8 @@ class LoadFolderAnnotations(BaseTransform):  # type: ignore[misc]
             )
         mask = read_mask(path)
         shape = results.get("ori_shape")
-        if shape is not None and tuple(shape) != mask.shape:
-            raise ValueError(
+        if shape is not None and tuple(shape) != mask.shape[:2]:
+            raise BadFileError(
                 f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} (width x height) but its "
                 f"image {results['img_path']} is {shape[1]}x{shape[0]} when shown. They must be "
                 "equal: resize or turn the mask, or pair the right files."

@@ -13,6 +13,7 @@ from mmseg.registry import HOOKS
 from numpy.typing import NDArray
 from PIL import Image
 
+from mmseg_eomt.datasets.image_files import as_rgb, read_image
 from mmseg_eomt.engine.visualization.pictures import Pixels, comparison, default_palette
 
 
@@ -54,11 +55,12 @@ class PredictionPictureHook(Hook):  # type: ignore[misc]
         """Keeps image, truth and prediction of the first images."""
         if not is_main_process():
             return
+        channels = getattr(runner.val_dataloader.dataset, "in_channels", 3)
         for sample in (outputs or [])[: self.num_images - len(self._rows)]:
             truth = sample.gt_sem_seg if "gt_sem_seg" in sample else None
             self._rows.append(
                 (
-                    _read(sample.img_path),
+                    as_rgb(read_image(sample.img_path, channels=channels)),
                     None if truth is None else _labels(truth),
                     _labels(sample.pred_sem_seg),
                 )
@@ -87,8 +89,3 @@ class PredictionPictureHook(Hook):  # type: ignore[misc]
 def _labels(data: Any) -> NDArray[Any]:
     """``[H, W]`` of a PixelData that holds ``[1, H, W]``."""
     return np.asarray(data.data.squeeze(0).cpu().numpy())
-
-
-def _read(path: str) -> Pixels:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
