@@ -60,12 +60,18 @@ EXTRAS = {
         "onnxruntime",
         "onnxscript",  # torch.onnx.export imports it
     ],
+    # 2: the step seeds each transform by attributes that 1 does not have. It brings
+    # opencv-python-headless, which shares its files with mmcv's opencv-python: keep both at one
+    # version.
+    "albumentations": ["albumentations>=2,<3"],
     "wandb": ["wandb"],
     "mlflow": ["mlflow"],
     "dev": [
+        "albumentations>=2,<3",  # the optional step is tested
         "build",
         "mlflow",  # its and wandb's loggers are tested
         "mypy>=1.15",
+        "pycocotools",  # the independent implementation that COCO's masks are tested against
         "pytest>=8",
         "pytest-xdist",
         # The formatter's output differs between minor versions.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from mmseg_eomt.datasets import transforms
+from mmseg_eomt.datasets.balanced_sampler import BalancedStepSampler
 from mmseg_eomt.datasets.data_description import DataDescription, load_data
 from mmseg_eomt.datasets.folder_dataset import FolderSegDataset
 from mmseg_eomt.datasets.step_sampler import SampleIndex, StepSampler
 
 __all__ = [
+    "BalancedStepSampler",
     "DataDescription",
     "FolderSegDataset",
     "SampleIndex",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -13,14 +13,22 @@ from mmseg_eomt.datasets.label_table import IGNORED
 from mmseg_eomt.datasets.transforms.resampling import resize_labels_region, resize_region
 
 
+class _Crop(NamedTuple):
+    scaled: tuple[int, int]
+    region: dict[str, int]
+    maps: dict[str, NDArray[Any]]
+    labelled: bool
+
+
 @TRANSFORMS.register_module()
 class ScaleJitterCrop(BaseTransform):  # type: ignore[misc]
     """Scales with the aspect kept, pads right and bottom, and crops to a fixed size.
 
     With crop ``(H, W)`` and image ``(h, w)`` the factor is ``min(H/h, W/w) * s``, s uniform in
     ``scale``: at s = 1 the image just fits inside the crop. The image is padded with 0 (before
-    normalisation, so not with the mean), labels with 255. A crop without any labelled pixel is
-    redrawn, scale and place, at most ``max_tries`` times; then the last one is kept.
+    normalisation, so not with the mean), labels with 255. A crop without any labelled pixel, or
+    with too much of one class (``cat_max_ratio``), is redrawn, scale and place: ``max_tries``
+    draws at most. Then the last one with a labelled pixel is kept, or else the last.
 
     Source: tue-mps/eomt @7bd19dd, datasets/transforms.py (ScaleJitter, pad, RandomCrop); there
     the colour jitter and flip are redrawn as well, and without limit. Only what the crop needs
@@ -30,6 +38,8 @@ class ScaleJitterCrop(BaseTransform):  # type: ignore[misc]
         size (int | tuple[int, int]): Crop size, ``(height, width)``.
         scale (tuple[float, float]): Range of s. Defaults to (0.5, 2.0).
         max_tries (int): Most draws per sample. Defaults to 20.
+        cat_max_ratio (float): Largest share of the labelled pixels that one class may have, as
+            in mmseg's RandomCrop. Defaults to 1.0: any.
     """
 
     def __init__(
@@ -38,6 +48,7 @@ class ScaleJitterCrop(BaseTransform):  # type: ignore[misc]
         *,
         scale: tuple[float, float] = (0.5, 2.0),
         max_tries: int = 20,
+        cat_max_ratio: float = 1.0,
     ) -> None:
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         if min(self.size) < 1:
@@ -47,21 +58,33 @@ class ScaleJitterCrop(BaseTransform):  # type: ignore[misc]
             raise ValueError(f"ScaleJitterCrop: scale is {scale}; allowed is 0 < low <= high.")
         if max_tries < 1:
             raise ValueError(f"ScaleJitterCrop: max_tries is {max_tries}; allowed are 1 and more.")
+        if not 0 < cat_max_ratio <= 1:
+            raise ValueError(
+                f"ScaleJitterCrop: cat_max_ratio is {cat_max_ratio}; allowed are shares above 0 "
+                "and up to 1."
+            )
         self.max_tries = max_tries
+        self.cat_max_ratio = cat_max_ratio
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Crops ``img`` ``[h, w, C]`` and the maps named in ``seg_fields`` to ``size``."""
         image = results["img"]
         fields = results.get("seg_fields", [])
+        whole = results["gt_seg_map"] if "gt_seg_map" in fields else None
+        kept: _Crop | None = None
         for _ in range(self.max_tries):
-            scaled, region = self._draw(image.shape[0], image.shape[1])
+            scaled, region = self._draw(image.shape[0], image.shape[1], whole)
             maps = {
                 key: self._pad(resize_labels_region(results[key], scaled, **region), IGNORED)
                 for key in fields
             }
-            labels = maps.get("gt_seg_map")
-            if labels is None or bool((labels != IGNORED).any()):
+            share = _largest_share(maps.get("gt_seg_map"), counted=self.cat_max_ratio < 1)
+            if share > 0 or kept is None or not kept.labelled:
+                kept = _Crop(scaled, region, maps, labelled=share > 0)
+            if 0 < share <= self.cat_max_ratio:
                 break
+        assert kept is not None  # max_tries is 1 or more
+        scaled, region, maps, _ = kept
         results.update(maps)
         results["scale_factor"] = (scaled[1] / image.shape[1], scaled[0] / image.shape[0])
         results["img"] = self._pad(resize_region(image, scaled, **region), 0)
@@ -69,7 +92,9 @@ class ScaleJitterCrop(BaseTransform):  # type: ignore[misc]
         results["keep_ratio"] = True
         return results
 
-    def _draw(self, rows: int, cols: int) -> tuple[tuple[int, int], dict[str, int]]:
+    def _draw(
+        self, rows: int, cols: int, labels: NDArray[Any] | None
+    ) -> tuple[tuple[int, int], dict[str, int]]:
         """Size of the whole scaled image, and the region of it that the crop shows."""
         height, width = self.size
         factor = min(height / rows, width / cols) * np.random.uniform(*self.scale)
@@ -91,4 +116,20 @@ class ScaleJitterCrop(BaseTransform):  # type: ignore[misc]
         return padded
 
     def __repr__(self) -> str:
-        return f"ScaleJitterCrop(size={self.size}, scale={self.scale}, max_tries={self.max_tries})"
+        return (
+            f"{type(self).__name__}(size={self.size}, scale={self.scale}, "
+            f"max_tries={self.max_tries}, cat_max_ratio={self.cat_max_ratio})"
+        )
+
+
+def _largest_share(labels: NDArray[Any] | None, *, counted: bool) -> float:
+    """Share of the largest class among the labelled pixels, 0 if none is labelled.
+
+    Without labels, or if it need not be ``counted``, 1 stands for any share.
+    """
+    if labels is None:
+        return 1.0
+    if not counted:
+        return float(bool((labels != IGNORED).any()))
+    counts = np.bincount(labels[labels != IGNORED].ravel())
+    return float(counts.max() / counts.sum()) if counts.size else 0.0
