@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -21,7 +22,12 @@ def likely_mistakes(tally: SplitTally, description: DataDescription) -> list[Fin
     guess = (
         _swapped(tally) or _mask_is_image(tally) or _values(tally, description) or _one_value(tally)
     )
-    return [guess] if guess else []
+    if guess is None:
+        return []
+    if tally.classes.ignores_unknown and tally.numbers.unknown_pixels:
+        # The user has said that such values are meant to be there.
+        guess = dataclasses.replace(guess, severity=WARNING)
+    return [guess]
 
 
 def _finding(severity: str, code: str, tally: SplitTally, message: str) -> Finding:
@@ -93,8 +99,10 @@ def _stretched(
             continue
         dropped = " 255 is in ignore_index: these pixels would be dropped in silence."
         example = ", ".join(f"{round(value / factor)} has {value}" for value in values[:4])
+        # A small validation set may really lack the one class and hold unlabelled pixels.
+        certain = bool(unknown) or tally.name == "train"
         return _finding(
-            ERROR,
+            ERROR if certain else WARNING,
             "guess_scaled",
             tally,
             f"the masks hold {' and '.join(_ranges(values).rsplit(', ', 1))} only, but the "

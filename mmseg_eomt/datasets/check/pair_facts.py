@@ -31,6 +31,8 @@ _MAGIC = {
     b"version https://git-lfs": "a Git LFS pointer (run git lfs pull)",
     b"PK\x03\x04": "a ZIP archive",
 }
+# cv2.error and MemoryError: of pictures too large to be decoded.
+_UNUSABLE = (ValueError, OSError, MemoryError, cv2.error)
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
@@ -73,24 +75,38 @@ class PairFacts:
 def read_pair(pair: FilePair) -> PairFacts:
     """Reads both files whole; never raises for a file's content."""
     facts = PairFacts(pair)
-    image = mask = None
+    image = None
     try:
         image = read_image(pair.image)
         facts.image_size = (image.shape[1], image.shape[0])
         facts.image_digest = _digest(image)
         facts.flat_image = _is_flat(image)
-    except (ValueError, OSError) as error:
+    except _UNUSABLE as error:
         facts.image_fault = _fault(pair.image, error, "image")
-    try:
-        mask = read_mask(pair.mask)
-        facts.mask_size = (mask.shape[1], mask.shape[0])
-        facts.mask_digest = _digest(mask)
-        facts.values, facts.num_values = count_values(mask)
-    except (ValueError, OSError) as error:
-        facts.mask_fault = _fault(pair.mask, error, "mask")
+    mask = _read_mask(facts)
     if image is not None and mask is not None and facts.num_values > _FEW_LEVELS:
         facts.mask_is_image = _shows_image(mask, image)
     return facts
+
+
+def read_mask_only(pair: FilePair) -> PairFacts:
+    """Reads the mask of a pair and leaves its image alone."""
+    facts = PairFacts(pair)
+    _read_mask(facts)
+    return facts
+
+
+def _read_mask(facts: PairFacts) -> NDArray[Any] | None:
+    path = facts.pair.mask
+    try:
+        mask: NDArray[Any] = read_mask(path)
+        facts.mask_size = (mask.shape[1], mask.shape[0])
+        facts.mask_digest = _digest(mask)
+        facts.values, facts.num_values = count_values(mask)
+    except _UNUSABLE as error:
+        facts.mask_fault = _fault(path, error, "mask")
+        return None
+    return mask
 
 
 def count_values(mask: NDArray[Any]) -> tuple[dict[Hashable, int], int]:

@@ -74,13 +74,14 @@ def split_findings(
             what = one if len(files) == 1 else several
             message = f"{len(files)} of {total} {what}. {_MENDS[mend]}"
             findings.append(Finding(severity, code, tally.name, message, tuple(files)))
-    findings += _unlabelled_share(tally)
+    findings += unlabelled_share(tally)
     findings += _sizes(tally, crop)
     findings += _unseen(tally, description)
     return findings
 
 
-def _unlabelled_share(tally: SplitTally) -> list[Finding]:
+def unlabelled_share(tally: SplitTally) -> list[Finding]:
+    """A word if nearly everything is unlabelled."""
     numbers = tally.numbers
     everything = sum(numbers.class_pixels) + numbers.ignored_pixels + numbers.unknown_pixels
     share = numbers.ignored_pixels / everything if everything else 0.0

@@ -73,12 +73,7 @@ class SplitTally:
             self.flat_images += facts.flat_image
             size = facts.image_size
             numbers.sizes[size] = numbers.sizes.get(size, 0) + 1
-        if facts.mask_fault:
-            self._fault(facts.mask_fault.code, pair.mask, facts.mask_fault.detail)
-        else:
-            self.readable_masks += 1
-            self.image_masks += facts.mask_is_image
-            self._add_values(facts)
+        self.add_mask(facts)
         if facts.image_fault or facts.mask_fault:
             return
         numbers.read += 1
@@ -86,6 +81,15 @@ class SplitTally:
             self._fault("size_mismatch", pair.mask, _sizes(facts))
         one_value = facts.num_values == 1
         self.digests.append(Digests(pair, facts.image_digest, facts.mask_digest, one_value))
+
+    def add_mask(self, facts: PairFacts) -> None:
+        """Adds what the mask of a pair holds."""
+        if facts.mask_fault:
+            self._fault(facts.mask_fault.code, facts.pair.mask, facts.mask_fault.detail)
+        else:
+            self.readable_masks += 1
+            self.image_masks += facts.mask_is_image
+            self._add_values(facts)
 
     def _add_values(self, facts: PairFacts) -> None:
         numbers, pair = self.numbers, facts.pair
