@@ -41,6 +41,7 @@ MASK_FORMATS = ("PNG", "TIFF")
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # TIFF tags of the stored size
+_TIFF_BITS, _TIFF_PLANES = 258, 284
 _SWAPS_SIDES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif")
 _PNG_MAGIC = b"\x89PNG"
@@ -217,7 +218,7 @@ def _to_bytes(bands: NDArray[Any], path: str) -> NDArray[np.uint8]:
     if bands.dtype == np.uint16:
         return np.asarray(bands >> 8, dtype=np.uint8)
     if bands.dtype == np.bool_:
-        return np.where(bands, np.uint8(255), np.uint8(0))
+        return np.asarray(np.where(bands, 255, 0), dtype=np.uint8)
     if bands.dtype != np.uint8:
         raise BadFileError(
             f"{path}: the image holds {bands.dtype}; allowed are 8 and 16 bits without sign. "
@@ -230,6 +231,8 @@ def _decode_with_pillow(content: bytes, path: str) -> NDArray[np.uint8]:
     """``uint8 [H, W, 3]`` BGR."""
     try:
         with Image.open(io.BytesIO(content)) as file:
+            if isinstance(file, TiffImagePlugin.TiffImageFile) and _deep_planes(file):
+                raise ValueError("Pillow takes separate planes of 16 bits for planes of 8")
             image = ImageOps.exif_transpose(file)
             if image.mode in _SIXTEEN_BITS:
                 grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
@@ -242,6 +245,11 @@ def _decode_with_pillow(content: bytes, path: str) -> NDArray[np.uint8]:
             # Pillow knows TIFFs of some layouts only.
             return np.ascontiguousarray(_read_bands(content, path, 3)[..., ::-1])
         raise _unreadable(path, error) from error
+
+
+def _deep_planes(file: TiffImagePlugin.TiffImageFile) -> bool:
+    bits = file.tag_v2.get(_TIFF_BITS, (8,))
+    return file.tag_v2.get(_TIFF_PLANES, 1) == 2 and int(max(bits)) > 8
 
 
 def _unreadable(path: str, error: Exception) -> BadFileError:
