@@ -33,6 +33,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--crop", type=int, metavar="PIXELS", help="training crop to compare image sizes with"
     )
+    parser.add_argument(
+        "--in-channels", type=int, metavar="N", help="channels of the images (config's, or 3)"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     return parser.parse_args(argv)
 
@@ -43,7 +46,11 @@ def check(args: argparse.Namespace) -> int:
         if path not in (None, "-"):
             refuse_inside_dataset(path, args.data)
     report = check_dataset(
-        args.data, workers=args.workers, crop=args.crop, console=Console(stderr=True)
+        args.data,
+        workers=args.workers,
+        crop=args.crop,
+        in_channels=args.in_channels,
+        console=Console(stderr=True),
     )
     as_json = json.dumps(report.as_dict(), indent=2, ensure_ascii=False)
     print(as_json if args.json == "-" else text_report(report))

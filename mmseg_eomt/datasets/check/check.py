@@ -31,6 +31,7 @@ def check_dataset(
     *,
     workers: int | None = None,
     crop: int | tuple[int, int] | None = None,
+    in_channels: int | None = None,
     console: Console | None = None,
 ) -> DatasetReport:
     """Reads every image and mask and reports faults by file name. Writes nothing.
@@ -41,6 +42,8 @@ def check_dataset(
             each core, 16 at most.
         crop (int | tuple[int, int], optional): Training crop, (height, width), to compare sizes
             with. Defaults to None: that of the config, if there is one.
+        in_channels (int, optional): Channels that the model takes. Defaults to None: those of
+            the config, or 3.
         console (Console, optional): Where progress is drawn, if it is a terminal. Defaults to
             None: nowhere.
 
@@ -53,7 +56,10 @@ def check_dataset(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}: give 1 or more.")
-    content, config_crop = read_source(data)
+    content, config_crop, config_channels = read_source(data)
+    channels = config_channels if in_channels is None else in_channels
+    if channels < 1:
+        raise ValueError(f"in_channels is {channels}: give 1 or more.")
     if isinstance(crop, int):
         crop = (crop, crop)
     crop = crop or config_crop
@@ -72,6 +78,7 @@ def check_dataset(
         class_ids=description.class_ids,
         palette=description.palette,
         crop=crop,
+        in_channels=channels,
     )
     tallies = []
     lists: dict[str, list[FilePair]] = {}
@@ -82,7 +89,7 @@ def check_dataset(
     with _Bar(console, sum(map(len, lists.values()))) as bar:
         for split, pairs in lists.items():
             tally = SplitTally(split, values, description.num_classes)
-            for facts in read_all(pairs, workers):
+            for facts in read_all(pairs, workers, channels):
                 tally.add(facts)
                 bar.step(split)
             tallies.append(tally)
@@ -97,14 +104,14 @@ def check_dataset(
     return report
 
 
-def read_all(pairs: Sequence[FilePair], workers: int | None) -> Iterator[PairFacts]:
+def read_all(pairs: Sequence[FilePair], workers: int | None, channels: int) -> Iterator[PairFacts]:
     """Facts of all pairs, in order, read by several threads a bounded number ahead."""
     count = workers or min(16, os.cpu_count() or 1)
     with ThreadPoolExecutor(count) as pool:
         waiting: list[Any] = []
         try:
             for pair in pairs:
-                waiting.append(pool.submit(read_pair, pair))
+                waiting.append(pool.submit(read_pair, pair, channels=channels))
                 if len(waiting) >= _AHEAD * count:
                     yield from _results(waiting, half=True)
             yield from _results(waiting)

@@ -75,6 +75,7 @@ class DatasetReport:
         findings (list[Finding]): Errors first.
         samples (list): Pairs of paths (image, mask) by split, for pictures.
         crop (tuple[int, int] | None): Training crop, (height, width).
+        in_channels (int): Channels the images were read with.
     """
 
     source: str
@@ -85,6 +86,7 @@ class DatasetReport:
     findings: list[Finding] = field(default_factory=list)
     samples: list[tuple[str, str, str]] = field(default_factory=list)
     crop: tuple[int, int] | None = None
+    in_channels: int = 3
 
     def of(self, severity: str) -> list[Finding]:
         """The findings of a severity."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mmseg_eomt.datasets.check.findings import SEVERITIES, DatasetReport, SplitNumbers, counted
 from mmseg_eomt.datasets.check.mask_values import UNKNOWN, ValueClasses
 from mmseg_eomt.datasets.data_description import DataDescription, load_data
-from mmseg_eomt.datasets.image_files import read_image, read_mask
+from mmseg_eomt.datasets.image_files import as_rgb, read_image, read_mask
 from mmseg_eomt.datasets.label_table import IGNORED
 
 _SHOWN = 50  # files of a finding
@@ -64,7 +64,7 @@ def html_report(report: DatasetReport, data: Any) -> str:
         if description is not None:
             values = ValueClasses(description)
             figures = [
-                _figure(image, mask, description, values)
+                _figure(image, mask, description, values, report.in_channels)
                 for split_name, image, mask in report.samples
                 if split_name == name
             ]
@@ -151,13 +151,17 @@ def _row(label: str, color: Any, pixels: int, total: int, most: int, images: str
 
 
 def _figure(
-    image_path: str, mask_path: str, description: DataDescription, values: ValueClasses
+    image_path: str,
+    mask_path: str,
+    description: DataDescription,
+    values: ValueClasses,
+    channels: int,
 ) -> str:
     try:
-        image, mask = read_image(image_path), read_mask(mask_path)
+        image, mask = read_image(image_path, channels=channels), read_mask(mask_path)
     except (ValueError, OSError):
         return ""  # named among the findings
-    image = _small(_three_channels(image), cv2.INTER_AREA)
+    image = _small(np.ascontiguousarray(as_rgb(image)[..., ::-1]), cv2.INTER_AREA)
     height, width = image.shape[:2]
     mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     overlay = _overlay(image, mask, description, values)
@@ -165,16 +169,6 @@ def _figure(
         f'<img alt="" src="data:image/jpeg;base64,{_jpeg(one)}">' for one in (image, overlay)
     )
     return f"<figure><div>{pictures}</div><figcaption>{escape(image_path)}</figcaption></figure>"
-
-
-def _three_channels(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """The first three channels as bytes, whatever a sensor delivered."""
-    if image.shape[2] < 3:
-        image = np.repeat(image[..., :1], 3, axis=2)
-    image = image[..., :3]
-    if image.dtype != np.uint8:
-        image = image * (255.0 / max(1.0, float(image.max())))
-    return np.ascontiguousarray(image, dtype=np.uint8)
 
 
 def _overlay(

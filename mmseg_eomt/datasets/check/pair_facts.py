@@ -72,12 +72,12 @@ class PairFacts:
     num_values: int = 0
 
 
-def read_pair(pair: FilePair) -> PairFacts:
+def read_pair(pair: FilePair, *, channels: int = 3) -> PairFacts:
     """Reads both files whole; never raises for a file's content."""
     facts = PairFacts(pair)
     image = None
     try:
-        image = read_image(pair.image)
+        image = read_image(pair.image, channels=channels)
         facts.image_size = (image.shape[1], image.shape[0])
         facts.image_digest = _digest(image)
         facts.flat_image = _is_flat(image)

@@ -11,21 +11,21 @@ from mmengine.config import Config
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
-def read_source(source: Mapping[str, Any] | str | Path) -> tuple[Any, tuple[int, int] | None]:
-    """What `load_data` reads, and the training crop if the source is a config.
+def read_source(source: Mapping[str, Any] | str | Path) -> tuple[Any, tuple[int, int] | None, int]:
+    """What `load_data` reads, and crop and channels if the source is a config.
 
     Args:
         source (dict | str | Path): A description, its YAML or JSON file, or a config (.py).
 
     Returns:
-        tuple: The description and the crop (height, width) or None.
+        tuple: The description, the crop (height, width) or None, and the channels of images.
 
     Raises:
         FileNotFoundError: If there is no such config.
         ValueError: If the config reads no folders of one's own.
     """
     if isinstance(source, Mapping) or Path(source).suffix.lower() != ".py":
-        return source, None
+        return source, None, 3
     if not Path(source).is_file():
         raise FileNotFoundError(f"{source}: no such config file.")
     cfg = Config.fromfile(str(source))
@@ -42,7 +42,8 @@ def read_source(source: Mapping[str, Any] | str | Path) -> tuple[Any, tuple[int,
         raise ValueError(
             f"{source}: has no data; it is given with --data when training. Check that data file."
         )
-    return data, crop_of(cfg)
+    backbone = (cfg.get("model") or {}).get("backbone") or {}
+    return data, crop_of(cfg), int(backbone.get("in_channels", 3))
 
 
 def crop_of(cfg: Mapping[str, Any]) -> tuple[int, int] | None:

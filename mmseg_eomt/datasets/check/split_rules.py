@@ -71,7 +71,11 @@ def split_findings(
     for code, (severity, one, several, mend) in _FILE_RULES.items():
         files = tally.faults.get(code, [])
         if files:
-            what = one if len(files) == 1 else several
+            what = several
+            if len(files) == 1:
+                # "1 of 8 images is cut off", "1 of 1 image is cut off"
+                noun, rest = one.split(" ", 1)
+                what = f"{noun if total == 1 else noun + 's'} {rest}"
             message = f"{len(files)} of {total} {what}. {_MENDS[mend]}"
             findings.append(Finding(severity, code, tally.name, message, tuple(files)))
     findings += unlabelled_share(tally)

@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmseg_eomt.datasets.check import DatasetReport, check_dataset, text_report
+from mmseg_eomt.datasets.check import DatasetReport, check_dataset, html_report, text_report
 
 WIDTH, HEIGHT = 48, 40
 Break = Callable[[Path, dict[str, Any]], Any]
@@ -403,6 +403,34 @@ def test_fault_is_found_by_name_and_nothing_is_written(
     assert words in text
     as_dict = report.as_dict()
     assert as_dict["exit_code"] == exit_code
+
+
+def test_bands_masks_by_colour_and_templates_are_sound(root: Path) -> None:
+    data = describe()
+    for split in ("train", "val"):
+        for number, path in enumerate(images(root, split)):
+            bands = np.dstack([photo(number + len(split)), label(number)])
+            Image.fromarray(bands, "RGBA").save(path.with_suffix(".png"))
+            path.unlink()
+        data[split]["masks"] = f"{split}/masks/{{stem}}_label.png"
+    remap(root, colored)
+    rename_masks(root, "_label")
+    colors = ([0, 0, 0], [128, 64, 128], [0, 0, 142])
+    names = ("sky", "road", "car")
+    data["classes"] = {
+        i: {"name": name, "labels": [color]}
+        for i, (name, color) in enumerate(zip(names, colors, strict=True))
+    }
+    path = root / "data.yaml"
+    path.write_text(yaml.safe_dump(data))
+    report = check_dataset(path, in_channels=4)
+    assert report.findings == []
+    assert report.splits["train"].class_images == [6, 6, 6]
+    page = html_report(report, path)
+    assert page.count("<img") == 2 * 9
+    wrong = check_dataset(path, in_channels=5)
+    assert {finding.code for finding in wrong.findings} == {"unreadable_image"}
+    assert "the model takes 5" in wrong.findings[0].files[0].detail
 
 
 def test_sound_dataset_has_no_finding(root: Path) -> None:
