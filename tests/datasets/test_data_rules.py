@@ -198,3 +198,27 @@ def test_data_file_with_a_byte_order_mark_is_read(folder: Path, describe: Descri
     path = folder / "d.json"
     path.write_text(json.dumps(describe()), encoding="utf-8-sig")
     assert load_data(path).num_classes == 3
+
+
+def test_a_file_may_hold_all_forms_at_once(folder: Path) -> None:
+    (folder / "data.yaml").write_text(
+        """
+        train: {images: train/images, masks: train/masks}
+        val:   [{images: val/images, masks: "val/masks/{stem}.png"}]
+        test:  {images: val/images, masks: val/masks}
+        classes:
+          0: background
+          1: {name: vehicle, labels: [1, 7, 9]}
+          2: {name: road, labels: [[128, 64, 128]]}
+        ignore_classes: [0]
+        ignore_index: 255
+        """
+    )
+    data = load_data(folder / "data.yaml")
+    assert data.class_ids == [1, 2]
+    table = data.label_table()
+    assert table(np.array([[0, 1, 7, 9, 255]], np.uint8), "m").tolist() == [[255, 0, 0, 0, 255]]
+    colors = np.array([[[0, 0, 0], [7, 7, 7], [128, 64, 128], [255, 255, 255]]], np.uint8)
+    assert table(colors, "m").tolist() == [[255, 0, 1, 255]]
+    assert len(FolderSegDataset(folder / "data.yaml", split="test")) == 1
+    assert len(FolderSegDataset(folder / "data.yaml", split="val")) == 1
