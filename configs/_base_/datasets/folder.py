@@ -6,7 +6,8 @@
     ignore_classes: [11]
 
 Paths count from the YAML's folder. An image and its mask (PNG or TIFF, class numbers or colours)
-have the same file stem; mmseg_eomt/datasets/data_description.py has all that can be written. Number and names of the classes follow from the file.
+have the same file stem; mmseg_eomt/datasets/data_description.py has all that can be written. Number
+and names of the classes follow from the file.
 
 The augmentation is that of the official EoMT code (datasets/transforms.py of tue-mps/eomt): colour
 at the original size, flip, a scale that keeps the aspect, a crop padded at right and bottom.
