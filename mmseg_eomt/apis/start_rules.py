@@ -16,6 +16,7 @@ from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor, nn
 
 from mmseg_eomt.apis.start_classes import ClassRow, fit_class_head
+from mmseg_eomt.checkpoints.channels import fit_channels
 from mmseg_eomt.checkpoints.describe import unwrap
 from mmseg_eomt.checkpoints.header import ModelHeader
 from mmseg_eomt.models.backbones.architectures import resolve_architecture
@@ -163,22 +164,8 @@ def _fit_input(
     found, wanted = kernel.shape[1], own[KERNEL].shape[1]
     done = SAME
     if found != wanted:
-        fitted[KERNEL], done = _fit_channels(kernel.float(), wanted)
+        fitted[KERNEL], done = fit_channels(kernel.float(), wanted)
     return Rule("input channels", str(found), str(wanted), done)
-
-
-def _fit_channels(kernel: Tensor, wanted: int) -> tuple[Tensor, str]:
-    found = kernel.shape[1]
-    if wanted == 1:
-        # A grey image in every channel gives the same.
-        return kernel.sum(1, keepdim=True), "kernels of all channels added up"
-    if found == 1:
-        return kernel.expand(-1, wanted, -1, -1) / wanted, f"the one kernel shared, 1/{wanted} each"
-    if wanted < found:
-        return kernel[:, :wanted], f"first {wanted} channels taken, {found - wanted} left out"
-    new = kernel.new_zeros(kernel.shape[0], wanted - found, *kernel.shape[2:])
-    done = f"first {found} channels taken, {wanted - found} new ones at zero: no influence at first"
-    return torch.cat((kernel, new), dim=1), done
 
 
 def _fit_positions(

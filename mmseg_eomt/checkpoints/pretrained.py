@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mmengine.logging import print_log
 from torch import Tensor
 
+from mmseg_eomt.checkpoints.channels import fit_channels
 from mmseg_eomt.checkpoints.download import fetch_hub, fetch_url, is_url
 from mmseg_eomt.checkpoints.hf import convert_hf, is_hf_layout
 from mmseg_eomt.checkpoints.meta import convert_meta, is_meta_layout
@@ -19,6 +21,7 @@ from mmseg_eomt.checkpoints.timm import (
     registered_source,
 )
 
+_KERNEL = "patch_embed.proj.weight"
 _SHOWN = 12  # keys listed one by one in an error
 
 
@@ -79,7 +82,8 @@ def convert_weights(weights: dict[str, Tensor], vit: Any, *, origin: str) -> dic
     Args:
         weights (dict[str, Tensor]): As read from a file.
         vit (VisionTransformer | Eva): The module to fit; kernel and position table are resampled
-            to its patch size and grid.
+            to its patch size and grid, and kernels to its input channels (:func:`fit_channels`;
+            the log says so).
         origin (str): Named in errors.
 
     Returns:
@@ -96,6 +100,7 @@ def convert_weights(weights: dict[str, Tensor], vit: Any, *, origin: str) -> dic
             f"{origin!r} has none of the known layouts (Meta's, timm's or transformers' DINOv2 or "
             f"DINOv3, or mmseg_eomt's own). Its first names: {', '.join(list(weights)[:8])}."
         )
+    weights = _with_channels(weights, vit, origin)
     _check_architecture(weights, vit, origin)
     if is_meta_layout(weights):
         return convert_meta(weights, vit)
@@ -134,6 +139,19 @@ def _ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
+def _with_channels(weights: dict[str, Tensor], vit: Any, origin: str) -> dict[str, Tensor]:
+    kernel, wanted = weights.get(_KERNEL), vit.patch_embed.proj.in_channels
+    if kernel is None or kernel.ndim != 4 or kernel.shape[1] == wanted:
+        return weights
+    fitted, done = fit_channels(kernel.float(), wanted)
+    print_log(
+        f"{origin}: made for images of {kernel.shape[1]} channels (red, green, blue first), used "
+        f"for {wanted}: {done}.",
+        logger="current",
+    )
+    return {**weights, _KERNEL: fitted}
+
+
 def _check_architecture(weights: dict[str, Tensor], vit: Any, origin: str) -> None:
     """Compares what can be seen of the size at once, for an error that says what is wrong."""
     target = vit.state_dict()
@@ -155,7 +173,7 @@ def _sizes(weights: dict[str, Tensor]) -> dict[str, object]:
     registers = [
         weights[n] for n in ("reg_token", "register_tokens", "storage_tokens") if n in weights
     ]
-    kernel = weights.get("patch_embed.proj.weight")
+    kernel = weights.get(_KERNEL)
     gated = any(re.search(r"\.mlp\.(w12|w1|fc1_g)\.", name) for name in weights)
     fc1 = weights.get("blocks.0.mlp.fc1.weight", weights.get("blocks.0.mlp.w12.weight"))
     fc2 = weights.get("blocks.0.mlp.fc2.weight", weights.get("blocks.0.mlp.w3.weight"))
@@ -163,7 +181,6 @@ def _sizes(weights: dict[str, Tensor]) -> dict[str, object]:
         gated = fc1.shape[0] == 2 * fc2.shape[1]  # DINOv2 packs both halves
     return {
         "embed dim": None if kernel is None else kernel.shape[0],
-        "input channels": None if kernel is None or kernel.ndim < 4 else kernel.shape[1],
         "depth": max(blocks, default=-1) + 1,
         "register tokens": registers[0].shape[1] if registers else 0,
         "MLP": "gated" if gated else "plain",

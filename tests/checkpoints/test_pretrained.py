@@ -210,6 +210,30 @@ def test_another_architecture_is_told_by_its_sizes(
         load_pretrained(make(family).vit, str(tmp_path / "w.pth"))
 
 
+@pytest.mark.parametrize("family", ["dinov2", "dinov3"])
+def test_images_of_other_channels_begin_with_the_colours_known(family: str, tmp_path: Path) -> None:
+    trained = make(family).eval()
+    torch.save(as_meta(trained), tmp_path / "w.pth")
+    kind, arch = {"dinov2": (DINOv2, V2), "dinov3": (DINOv3, V3)}[family]
+    size = {"dinov2": 56, "dinov3": 64}[family]
+    images = torch.randn(1, 4, size, size)
+    for channels, ours, theirs in (
+        (4, images, images[:, :3]),  # the fourth has no influence at first
+        (1, images[:, :1], images[:, :1].expand(-1, 3, -1, -1)),
+    ):
+        backbone = kind(
+            arch=arch,
+            image_size=size,
+            num_joint_blocks=1,
+            in_channels=channels,
+            pretrained=str(tmp_path / "w.pth"),
+        ).eval()
+        backbone.init_weights()
+        with torch.no_grad():
+            found, expected = backbone(ours).tokens, trained(theirs).tokens
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_another_family_is_told(tmp_path: Path) -> None:
     torch.save(as_meta(make("dinov2")), tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"learned \(DINOv2\), expected rotary \(DINOv3\)"):

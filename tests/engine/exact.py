@@ -81,10 +81,11 @@ def exact_runner(
     data: ToyData | None = None,
     batch_size: int = 2,
     checkpoint_args: dict[str, Any] | None = None,
+    sampler: type[StepSampler] = StepSampler,
     **options: Any,
 ) -> SegmentationRunner:
     data = data or AugmentedData()
-    train = loader(batch_size=batch_size, data=data, sampler=StepSampler(data, seed=5))
+    train = loader(batch_size=batch_size, data=data, sampler=sampler(data, seed=5))
     train.update(num_workers=workers, persistent_workers=workers > 0)
     own = [MASKS, CountedScore(), *(hooks or [])]
     if crash is not None:

@@ -6,6 +6,7 @@ changed since the checkpoint  what a resume does
 classes, their order          refused
 global batch                  refused: it decides which images have been seen, and the rates
 training images               refused: the order of images depends on them
+sampler of training images    refused: it decides their order
 seed                          refused; a config without a seed takes the checkpoint's
 EMAHook added or removed      refused: weights and averaged weights would be mixed up
 fewer steps than are done     refused
@@ -51,8 +52,16 @@ def contract_of(runner: Any) -> dict[str, Any]:
         "classes": [str(name) for name in meta.get("classes") or ()],
         "dataset_size": len(dataset),
         "dataset_fingerprint": fingerprint(dataset),
+        "sampler": _sampler_of(loop.dataloader),
         "ema": has_ema(runner),
     }
+
+
+def _sampler_of(loader: Any) -> str:
+    """Its type and, if samples are drawn unequally often, a hash of how often."""
+    sampler = getattr(loader, "sampler", None)
+    name, draws = type(sampler).__name__, getattr(sampler, "draws", None)
+    return name if draws is None else f"{name} {hashlib.sha256(draws.tobytes()).hexdigest()[:12]}"
 
 
 def _seed_of_run(runner: Any) -> int:
@@ -152,6 +161,7 @@ _REFUSED = (
     ),
     ("dataset_size", "number of training images", "train with the data the run began with"),
     ("dataset_fingerprint", "names of the training images", "train with those it began with"),
+    ("sampler", "train_dataloader.sampler", "set it as it was"),
     ("seed", "seed", "set randomness.seed (--seed) to what it was"),
     ("ema", "EMAHook in the config", "add or remove it as it was"),
 )

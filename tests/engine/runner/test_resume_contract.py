@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from mmseg_eomt.datasets.step_sampler import StepSampler
 from mmseg_eomt.engine.runner.resume_contract import check_contract, fingerprint
 from tests.engine.engine_toys import ToyData, ToySegmentor
 from tests.engine.exact import AugmentedData, exact_runner
@@ -28,6 +29,10 @@ class Named(AugmentedData):
         return {"img_path": f"{self.folder}/{self.first if index == 0 else index}.png"}
 
 
+class OtherOrder(StepSampler):
+    """Shows images in another order, says its name."""
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run of six steps."""
@@ -45,6 +50,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "global batch": ({"global_batch_size": 8}, r"global_batch_size: was 4, is 8; set it to"),
     "number of images": ({"data": AugmentedData(size=11)}, r"training images: was 12, is 11"),
     "other images": ({"data": Named("b")}, r"names of the training images: was \w{12}, is"),
+    "sampler": ({"sampler": OtherOrder}, r"sampler: was StepSampler, is OtherOrder; set it"),
     "seed": ({"randomness": {"seed": 6}}, r"seed: was 5, is 6; set randomness\.seed \(--seed\)"),
     "averaging added": (EMA, r"has no averaged weights \(EMAHook\).*other way round"),
     "fewer steps": ({"steps": 5}, r"6 steps are done, now the run has 5; give at least 6"),
