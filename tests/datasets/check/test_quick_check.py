@@ -1,15 +1,15 @@
-"""The check at the start of training: what it finds, what it lets pass, how long it takes."""
+"""The check at the start of training: what it finds, what it lets pass."""
 
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from PIL import Image
 
 from mmseg_eomt.apis.check_data import check_data, explaining_data
@@ -81,14 +81,13 @@ def test_errors_that_have_nothing_to_do_with_masks_pass_unchanged(tmp_path: Path
         raise ValueError("no")
 
 
-def test_shared_images_are_warned_of_and_do_not_end_the_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_shared_images_are_warned_of_and_do_not_end_the_run(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write(tmp_path, split, [[[0, 1]]] * 3)
     shutil.copy(tmp_path / "train/images/001.jpg", tmp_path / "val/images/000.jpg")
+    MMLogger.get_instance(str(tmp_path), log_file=str(tmp_path / "run.log"))
     check_data(config(data(tmp_path)), ("train", "val"))
-    said = "".join(capsys.readouterr()) + caplog.text
+    said = " ".join((tmp_path / "run.log").read_text().split())
     assert "1 image of val (of 3) is in train as well" in said
     findings = quick_check(load_data(data(tmp_path)), ["train", "val"])
     assert [finding.code for finding in findings] == ["leakage"]
@@ -102,15 +101,3 @@ def test_masks_without_labels_are_warned_of(tmp_path: Path) -> None:
     described = load_data(data(tmp_path, classes=classes, ignore_classes=[5]))
     findings = quick_check(described, ["train", "val"])
     assert [finding.code for finding in findings] == ["no_labelled_pixel"]
-
-
-def test_five_hundred_images_take_less_than_a_second(tmp_path: Path) -> None:
-    write(tmp_path, "train", [np.tile([[0, 1], [1, 0]], (4, 4))] * 400)
-    write(tmp_path, "val", [np.tile([[0, 1], [1, 0]], (4, 4))] * 100)
-    description = load_data(data(tmp_path))
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert quick_check(description, ["train", "val"]) == []
-        times.append(time.perf_counter() - start)
-    assert min(times) < 1.0
