@@ -88,7 +88,9 @@ def test_resume_jumps_or_reads_past_seen_data(tmp_path: Path) -> None:
     assert again.train_dataloader.sampler.start == 6 * 4
 
     plain = loader(batch_size=2, data=data, sampler=torch.utils.data.SequentialSampler(data))
-    seen = runner(tmp_path, steps=9, global_batch_size=4, batch_size=2, train=plain, resume=True)
+    folder = tmp_path / "plain"
+    runner(folder, global_batch_size=4, batch_size=2, train=plain).train()
+    seen = runner(folder, steps=9, global_batch_size=4, batch_size=2, train=plain, resume=True)
     seen.train()
     assert seen.iter == 9
 
