@@ -57,6 +57,8 @@ ifeq ($(FAMILY),onedl)
 	# mmcv-lite requires the upstream mmengine, which would overwrite onedl-mmengine.
 	$(INSTALL) --no-deps mmcv-lite==2.2.0
 endif
+	# Its pins exclude every current onnx; of what it depends on, `deploy` has what it imports.
+	$(INSTALL) --no-deps mmdeploy==1.3.1
 	touch $@
 
 test: env

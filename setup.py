@@ -31,6 +31,14 @@ REQUIRES = [
     "tensorboard",  # the default logger
 ]
 
+DEPLOY = [
+    "aenum",  # all that mmdeploy 1.3.1 really imports of its dependencies and we do not have
+    "onnx>=1.17",  # 1.17: opset 22 and bfloat16 in the checker
+    "onnxruntime>=1.20",  # 1.20: opset 21; tested with 1.32
+    "onnxscript",  # torch.onnx.export imports it
+    "onnxslim",  # simplifies graphs without running them
+]
+
 # The OpenMMLab packages exist twice under the same import names. Requiring one family would
 # overwrite the other where a user has it, so both are extras (see "Which packages" in README.md).
 EXTRAS = {
@@ -55,11 +63,9 @@ EXTRAS = {
         "onedl-mmsegmentation>=1.4.2",
         "onedl-mmpretrain>=1.3.6",
     ],
-    "deploy": [
-        "onnx",
-        "onnxruntime",
-        "onnxscript",  # torch.onnx.export imports it
-    ],
+    # MMDeploy is not here: its pins (protobuf<=3.20.2) exclude every current onnx. Install it
+    # with `pip install --no-deps mmdeploy==1.3.1` (the Makefile does).
+    "deploy": DEPLOY,
     # 2: the step seeds each transform by attributes that 1 does not have. It brings
     # opencv-python-headless, which shares its files with mmcv's opencv-python: keep both at one
     # version.
@@ -67,6 +73,7 @@ EXTRAS = {
     "wandb": ["wandb"],
     "mlflow": ["mlflow"],
     "dev": [
+        *DEPLOY,  # export and its check are tested
         "albumentations>=2,<3",  # the optional step is tested
         "build",
         "mlflow",  # its and wandb's loggers are tested
