@@ -93,14 +93,14 @@ EXTRAS = {
 
 
 class BuildWithConfigs(build_py):
-    """Puts configs and tools into the wheel, below mmseg_eomt/.mim as mm packages do."""
+    """Puts configs, tools and projects into the wheel, below mmseg_eomt/.mim as mm packages do."""
 
     def run(self):
         super().run()
         if self.editable_mode:
             return  # an editable install reads them from the clone
         target = Path(self.build_lib) / "mmseg_eomt" / ".mim"
-        for folder in ("configs", "tools"):
+        for folder in ("configs", "tools", "projects"):
             shutil.rmtree(target / folder, ignore_errors=True)
             shutil.copytree(
                 ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__")

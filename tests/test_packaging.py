@@ -61,7 +61,8 @@ def test_an_installed_wheel_imports_and_brings_its_configs_and_tools(tmp_path: P
     empty = tmp_path / "empty"
     empty.mkdir()
     lines = run(python, "-c", CHECK, cwd=empty).splitlines()
-    shipped = {line for line in lines if line.startswith(("configs/", "tools/"))}
-    assert shipped == {name for name in tracked if name.startswith(("configs/", "tools/"))}
+    folders = ("configs/", "tools/", "projects/")
+    shipped = {line for line in lines if line.startswith(folders)}
+    assert shipped == {name for name in tracked if name.startswith(folders)}
     assert f"IMPORTED {tmp_path / 'env'}" in lines[-1]
     assert lines[-1].endswith("EoMTSegmentor")

@@ -1,0 +1,1 @@
+"""What happens between steps: schedules, parameter groups, teacher, collapse numbers, export."""
