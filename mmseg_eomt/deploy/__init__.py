@@ -1,0 +1,1 @@
+"""Exported models: making them, and what they say about themselves."""

@@ -1,0 +1,206 @@
+"""What an exported model says about itself, as JSON: in an ONNX file, or beside an engine.
+
+Imports neither torch nor the mm packages, so that a program that only runs exported models can
+read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mmseg_eomt.checkpoints.header import ModelHeader
+
+FORMAT_VERSION = 1
+METADATA_KEY = "mmseg_eomt"
+"""Key of the whole in `metadata_props` of an ONNX file."""
+
+AXES = ("batch", "height", "width")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+OUTPUTS = ("labels", "scores")
+LAYOUTS = ("NCHW", "NHWC")
+INPUT_DTYPES = ("float32", "uint8")
+CHANNEL_ORDERS = ("rgb", "bgr")
+LABEL_VALUES = ("index", "id")
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """The input of an exported model.
+
+    Args:
+        layout: 'NCHW' or 'NHWC'.
+        dtype: 'float32' (normalised by the caller with the header's mean and std) or 'uint8'
+            (normalised inside).
+        channel_order: 'rgb' or 'bgr', what the graph is fed. Says nothing where the model does
+            not take three channels: bands are then in the order of the file.
+        name: Name of the tensor.
+    """
+
+    layout: str = "NCHW"
+    dtype: str = "float32"
+    channel_order: str = "rgb"
+    name: str = "images"
+
+    def __post_init__(self) -> None:
+        _one_of("input.layout", self.layout, LAYOUTS)
+        _one_of("input.dtype", self.dtype, INPUT_DTYPES)
+        _one_of("input.channel_order", self.channel_order, CHANNEL_ORDERS)
+        _require(isinstance(self.name, str) and self.name, "input.name", self.name, "a name")
+
+
+@dataclasses.dataclass(frozen=True)
+class DeployMetadata:
+    """An exported model: where it comes from, what goes in and what comes out.
+
+    Args:
+        model: Header of the weights it was made of.
+        height: Rows of the input in pixels; where dynamic, those it was made and checked with.
+        width: Columns, likewise.
+        batch_size: Images, likewise.
+        dynamic: Which of 'batch', 'height' and 'width' the graph leaves open, in this order.
+        precision: 'fp32', 'fp16', 'bf16' or 'int8', of the network.
+        input: The input.
+        outputs: Of 'labels' (`int32 [B, H, W]`) and 'scores' (`float32 [B, K, H, W]`), in this
+            order.
+        label_values: Whether labels hold the 'index' of a class or its 'id' (`class_ids`).
+        windows: Whether larger images are cut in windows, as at test. False only for models that
+            are tested on whole images.
+        versions: Versions of the packages that made it (for people, never checked).
+        format_version: Version of this layout.
+    """
+
+    model: ModelHeader
+    height: int
+    width: int
+    batch_size: int = 1
+    dynamic: tuple[str, ...] = ()
+    precision: str = "fp32"
+    input: InputSpec = dataclasses.field(default_factory=InputSpec)
+    outputs: tuple[str, ...] = OUTPUTS
+    label_values: str = "index"
+    windows: bool = True
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "batch_size"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _require(whole and value > 0, name, value, "a positive integer")
+        _some_of("dynamic", self.dynamic, AXES)
+        _one_of("precision", self.precision, PRECISIONS)
+        _some_of("outputs", self.outputs, OUTPUTS)
+        _require(len(self.outputs) > 0, "outputs", self.outputs, "one or two of labels, scores")
+        _one_of("label_values", self.label_values, LABEL_VALUES)
+        _require(isinstance(self.windows, bool), "windows", self.windows, "true, false")
+        strings = isinstance(self.versions, dict) and all(
+            isinstance(part, str) for item in self.versions.items() for part in item
+        )
+        _require(strings, "versions", self.versions, "an object of strings")
+
+    def to_json(self) -> str:
+        """Return all of it as one JSON object."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+
+    def properties(self) -> dict[str, str]:
+        """Return what goes into an ONNX file's `metadata_props`.
+
+        Besides the whole, its parts that a program without this package needs, each as JSON.
+        """
+        plain = {
+            "classes": self.model.classes,
+            "class_ids": self.model.class_ids,
+            "palette": self.model.palette,
+            "mean": self.model.mean,
+            "std": self.model.std,
+            "input_size": (self.height, self.width),
+            "versions": self.versions,
+        }
+        return {METADATA_KEY: self.to_json(), **{k: json.dumps(v) for k, v in plain.items()}}
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "metadata") -> DeployMetadata:
+        """Read and check what `to_json` wrote.
+
+        Args:
+            text: The JSON text.
+            source: Name of the file for error messages.
+
+        Raises:
+            ValueError: If it is nothing of the kind; the message names the file, the field, the
+                value found and the values allowed.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{source}: the deploy metadata is not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{source}: the deploy metadata must be a JSON object.")
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{source}: deploy metadata has format version {version!r}; this mmseg_eomt reads "
+                f"{FORMAT_VERSION}. Update mmseg_eomt, or export the model again."
+            )
+        _check_fields(values, cls, source=source, what="deploy metadata")
+        header = ModelHeader.from_json(json.dumps(values["model"]), source=source)
+        _require_object(values["input"], source)
+        _check_fields(values["input"], InputSpec, source=source, what="deploy metadata 'input'")
+        for name in ("dynamic", "outputs"):
+            if isinstance(values[name], list):
+                values[name] = tuple(values[name])
+        try:
+            return cls(**{**values, "model": header, "input": InputSpec(**values["input"])})
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str], *, source: str) -> DeployMetadata:
+        """Read the metadata of an ONNX file.
+
+        Args:
+            properties: Its `metadata_props` (ONNX Runtime: `custom_metadata_map`).
+            source: Name of the file for error messages.
+
+        Raises:
+            ValueError: If it was not exported by mmseg_eomt, or its metadata is invalid.
+        """
+        if METADATA_KEY not in properties:
+            raise ValueError(
+                f"{source}: no metadata of mmseg_eomt ('{METADATA_KEY}') in the file. Export it "
+                "with tools/export.py or mmseg_eomt.export_onnx."
+            )
+        return cls.from_json(properties[METADATA_KEY], source=source)
+
+
+def _check_fields(values: dict[str, Any], kind: Any, *, source: str, what: str) -> None:
+    names = {field.name for field in dataclasses.fields(kind)}
+    unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+    if unknown or missing:
+        raise ValueError(
+            f"{source}: {what} has missing fields {missing} and unknown fields {unknown}."
+        )
+
+
+def _require_object(value: object, source: str) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{source}: deploy metadata field 'input' is {value!r}; allowed: an object."
+        )
+
+
+def _require(ok: object, name: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ValueError(f"deploy metadata field '{name}' is {value!r}; allowed: {allowed}.")
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    _require(isinstance(value, str) and value in allowed, name, value, ", ".join(allowed))
+
+
+def _some_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    ok = isinstance(value, tuple) and value == tuple(item for item in allowed if item in value)
+    _require(ok, name, value, f"some of {', '.join(allowed)}, each once and in this order")
