@@ -48,6 +48,28 @@ def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: i
     assert np.abs(image.astype(int) - expected).max() <= (3 if suffix == ".jpg" else 0)
 
 
+@pytest.mark.parametrize("min_pixels, divisor", [(None, 1), (1537, 1), (1536, 2), (384, 4), (1, 8)])
+def test_large_jpegs_are_decoded_small_where_so_many_pixels_suffice(
+    tmp_path: Path, min_pixels: int | None, divisor: int
+) -> None:
+    path = str(tmp_path / "x.jpg")
+    picture = Image.fromarray(PICTURE).resize((96, 64), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture.save(path, exif=exif, quality=95)
+    whole = ImageOps.exif_transpose(Image.open(path))
+    image = read_image(path, min_pixels=min_pixels)[..., ::-1]
+    assert image.shape == (96 // divisor, 64 // divisor, 3)
+    expected = np.asarray(whole.resize(image.shape[1::-1], Image.Resampling.BOX))
+    assert np.abs(image.astype(int) - expected).mean() < 2
+
+
+def test_other_files_are_read_whole_however_few_pixels_suffice(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.png")
+    Image.fromarray(PICTURE).save(path)
+    assert np.array_equal(read_image(path, min_pixels=1)[..., ::-1], PICTURE)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "1"])
 def test_other_modes_become_three_channels(tmp_path: Path, mode: str) -> None:
     path = str(tmp_path / "x.png")
