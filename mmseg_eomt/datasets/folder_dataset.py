@@ -21,8 +21,12 @@ from mmseg_eomt.datasets.file_pairs import (
 )
 from mmseg_eomt.datasets.image_files import read_image, read_mask
 from mmseg_eomt.datasets.label_table import IGNORED
-from mmseg_eomt.datasets.skipping import FilesInFlight, SkippedFiles, without_labels
-from mmseg_eomt.datasets.step_sampler import SampleIndex
+from mmseg_eomt.datasets.skipping import (
+    FilesInFlight,
+    SkippedFiles,
+    read_past_bad,
+    without_labels,
+)
 
 # mmseg's tools and its inferencer look for these names in a pipeline, so configs may use them;
 # this dataset's files are read by its own rules either way.
@@ -137,16 +141,10 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
         with self._in_flight.reading(idx):
             if self.skipped is None:
                 return self._prepare(idx)
-            for further in range(len(self)):
-                index = self._further(idx, further)
-                try:
-                    sample = self._prepare(index)
-                except (BadFileError, OSError) as error:
-                    self.skipped.add(int(index), error)
-                else:
-                    replaced = further > 0 and (self.split != "train" or self.test_mode)
-                    return without_labels(sample) if replaced else sample
-            raise BadFileError(f"{self.description.source}: {self.split}: no sample can be read.")
+            sample, replaced = read_past_bad(idx, read=self._prepare, skipped=self.skipped)
+            if replaced and (self.split != "train" or self.test_mode):
+                return without_labels(sample)
+            return sample
 
     def files_in_flight(self) -> list[str]:
         """Images that workers are reading, or were reading when they died."""
@@ -163,13 +161,6 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
             raise RuntimeError(
                 f"{path}: the pipeline failed on this image: {type(error).__name__}: {error}"
             ) from error
-
-    def _further(self, idx: int, count: int) -> int:
-        if count == 0:
-            return idx
-        index = (int(idx) + count) % len(self)
-        # The place in the run stays, and with it the augmentation.
-        return SampleIndex(index, idx.position, idx.seed) if type(idx) is SampleIndex else index
 
     def _set_up_skipping(self, pairs: Sequence[FilePair]) -> None:
         """Counts what can be seen to be bad already; all samples keep their numbers."""

@@ -1,4 +1,4 @@
-"""What `FolderSegDataset` does about files that turn out bad while it is read.
+"""What the folder datasets do about files that turn out bad while it is read.
 
 ``on_error: raise`` ends the run with the name of the file. ``on_error: skip`` passes over it:
 
@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,9 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
+from mmseg_eomt.datasets.bad_file import BadFileError
 from mmseg_eomt.datasets.label_table import IGNORED
+from mmseg_eomt.datasets.step_sampler import SampleIndex
 
 _PLACES = 257  # the main process and up to 256 workers
 _NOTHING = -1
@@ -58,6 +60,10 @@ class SkippedFiles:
         """How many samples have been found bad."""
         return int(self._bad.sum())
 
+    def indices(self) -> list[int]:
+        """The samples that have been found bad."""
+        return [int(index) for index in self._bad.nonzero()]
+
     def add(self, index: int, error: Exception) -> None:
         """Counts and logs a bad sample once.
 
@@ -82,6 +88,39 @@ class SkippedFiles:
                 f"over {self.limit} (max_skipped {self.max_share:g}). Mend the files, which the "
                 f"log names, or raise max_skipped. The last one: {error}"
             )
+
+
+def read_past_bad(
+    idx: int, *, read: Callable[[int], Any], skipped: SkippedFiles
+) -> tuple[Any, bool]:
+    """A sample, or the next one that can be read; bad ones are counted.
+
+    Args:
+        idx (int): The sample asked for.
+        read (Callable): Reads the sample of an index. `BadFileError` and `OSError` mean bad.
+        skipped (SkippedFiles): The count of this dataset.
+
+    Returns:
+        tuple: The sample, and whether it is another than the one asked for.
+
+    Raises:
+        TooManyBadFilesError: If more are bad than are allowed.
+    """
+    for further in range(skipped.total):
+        index = _further(idx, further, skipped.total)
+        try:
+            return read(index), further > 0
+        except (BadFileError, OSError) as error:
+            skipped.add(int(index), error)
+    raise BadFileError(f"{skipped.name}: no sample can be read.")
+
+
+def _further(idx: int, count: int, total: int) -> int:
+    if count == 0:
+        return idx
+    index = (int(idx) + count) % total
+    # The place in the run stays, and with it the augmentation.
+    return SampleIndex(index, idx.position, idx.seed) if type(idx) is SampleIndex else index
 
 
 class FilesInFlight:
