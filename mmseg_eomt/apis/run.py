@@ -22,7 +22,6 @@ from mmseg_eomt.apis.resolve import ResolvedRun, check_same_classes, resolve_con
 from mmseg_eomt.apis.start_from import check_checkpoint, set_checkpoint
 from mmseg_eomt.apis.worker_crash import naming_files
 from mmseg_eomt.checkpoints.describe import test_size_of
-from mmseg_eomt.checkpoints.header import HEADER_KEY, ModelHeader
 from mmseg_eomt.checkpoints.lean import (
     is_safetensors,
     load_state,
@@ -32,6 +31,7 @@ from mmseg_eomt.checkpoints.lean import (
 )
 from mmseg_eomt.checkpoints.training import checkpoints_of, newest_intact, read_resumable
 from mmseg_eomt.engine.hooks.export_weights_hook import ExportWeightsHook
+from mmseg_eomt.header import HEADER_KEY, ModelHeader
 
 LOG_FILE = "train.log"
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")

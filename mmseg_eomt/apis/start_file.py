@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmseg_eomt.checkpoints.header import BACKBONE_TYPES, HEADER_KEY, ModelHeader
 from mmseg_eomt.checkpoints.lean import is_safetensors, read_header, read_weights
+from mmseg_eomt.header import BACKBONE_TYPES, HEADER_KEY, ModelHeader
 from mmseg_eomt.models.backbones.architectures import Architecture, resolve_architecture
 
 # What may differ between two models of one architecture; rules of their own deal with it.

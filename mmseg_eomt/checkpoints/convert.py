@@ -25,7 +25,6 @@ from mmseg_eomt.checkpoints.backbone_file import (
 from mmseg_eomt.checkpoints.class_names import load_classes
 from mmseg_eomt.checkpoints.eomt import is_official_layout, read_official
 from mmseg_eomt.checkpoints.foreign import ForeignModel, complete
-from mmseg_eomt.checkpoints.header import HEADER_KEY, ModelHeader
 from mmseg_eomt.checkpoints.hf_eomt import is_hf_eomt_layout, read_hf_eomt
 from mmseg_eomt.checkpoints.hf_export import save_hf_folder
 from mmseg_eomt.checkpoints.lean import read_weights as read_own
@@ -37,6 +36,7 @@ from mmseg_eomt.checkpoints.lightly import (
     read_lightly,
 )
 from mmseg_eomt.checkpoints.source_file import SourceFile, read_source
+from mmseg_eomt.header import HEADER_KEY, ModelHeader
 
 PathLike = str | Path
 HF_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mmseg_eomt.checkpoints.class_names import ClassNames, names_of
 from mmseg_eomt.checkpoints.foreign import ForeignModel, positive
-from mmseg_eomt.checkpoints.header import ModelHeader
 from mmseg_eomt.checkpoints.hf import convert_hf
+from mmseg_eomt.header import ModelHeader
 
 # model_type -> epsilon of the norms that our backbones compute with.
 EPSILON = {"eomt": 1e-6, "eomt_dinov3": 1e-5}

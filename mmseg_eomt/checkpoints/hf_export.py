@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmseg_eomt.checkpoints.header import ModelHeader
 from mmseg_eomt.checkpoints.hf_eomt import EPSILON, HEADER_FIELD, HEADS, ROPE_THETA
+from mmseg_eomt.header import ModelHeader
 from mmseg_eomt.models.backbones.architectures import (
     GATED_ALIGNMENT,
     Architecture,

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmseg_eomt.checkpoints.describe import header_from_config, unwrap
-from mmseg_eomt.checkpoints.header import HEADER_KEY, ModelHeader, model_config
 from mmseg_eomt.checkpoints.sealed import load_sealed
+from mmseg_eomt.header import HEADER_KEY, ModelHeader, model_config
 
 __all__ = [
     "HEADER_KEY",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmseg_eomt.registration  # noqa: F401  (comes first)
 from mmseg_eomt.datasets import transforms
 from mmseg_eomt.datasets.balanced_sampler import BalancedStepSampler
 from mmseg_eomt.datasets.data_description import DataDescription, load_data

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mmseg_eomt.checkpoints.header import ModelHeader
+from mmseg_eomt.header import ModelHeader
 
 FORMAT_VERSION = 1
 METADATA_KEY = "mmseg_eomt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmseg_eomt.registration  # noqa: F401  (comes first)
 from mmseg_eomt.evaluation.metrics import SegmentationMetric
 
 __all__ = ["SegmentationMetric"]

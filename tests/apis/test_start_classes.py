@@ -10,8 +10,8 @@ import torch
 from mmseg_eomt.apis.inference import build_segmentor
 from mmseg_eomt.apis.start_classes import ClassRow, match_classes
 from mmseg_eomt.apis.start_from import as_text, start_from, start_tables
-from mmseg_eomt.checkpoints.header import ModelHeader
 from mmseg_eomt.checkpoints.lean import save_weights
+from mmseg_eomt.header import ModelHeader
 from tests.apis.tiny import tiny_header
 
 WEIGHT, BIAS = "decode_head.class_head.weight", "decode_head.class_head.bias"

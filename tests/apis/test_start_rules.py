@@ -14,8 +14,8 @@ from torch import Tensor
 from mmseg_eomt.apis.inference import build_segmentor
 from mmseg_eomt.apis.start_from import start_from
 from mmseg_eomt.apis.start_rules import Fitted
-from mmseg_eomt.checkpoints.header import ModelHeader
 from mmseg_eomt.checkpoints.lean import save_weights
+from mmseg_eomt.header import ModelHeader
 from tests.apis.tiny import ARCH, tiny_header
 
 KERNEL = "backbone.vit.patch_embed.proj.weight"

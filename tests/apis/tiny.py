@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmseg_eomt.checkpoints.header import ModelHeader
+from mmseg_eomt.header import ModelHeader
 
 ARCH = {"embed_dims": 16, "depth": 2, "num_heads": 2, "patch_size": 8}
 CLASSES = {3: "road", 7: "sky", 300: "tree"}
