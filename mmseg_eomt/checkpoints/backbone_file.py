@@ -76,18 +76,30 @@ def read_backbone(
 
 def save_backbone(path: Path, weights: Mapping[str, Tensor], sizes: BackboneSizes) -> None:
     """Writes a checked backbone as safetensors, under our names."""
-    described = {
-        "family": sizes.family,
-        "architecture": sizes.architecture if isinstance(sizes.architecture, str) else None,
-        "patch_size": sizes.patch_size,
-        "in_channels": sizes.in_channels,
-        "image_size": sizes.grid_size,
-    }
-    save_file(
-        {f"{PREFIX}{name}": value for name, value in weights.items()},
-        path,
-        metadata={"format": "pt", BACKBONE_KEY: json.dumps(described)},
-    )
+    tensors, metadata = our_layout(weights, sizes)
+    save_file(tensors, path, metadata=metadata)
+
+
+def our_layout(
+    weights: Mapping[str, Tensor], sizes: BackboneSizes | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors under our names and the metadata of the file, as safetensors takes them.
+
+    Args:
+        weights: timm's names.
+        sizes: What the metadata say; None for a backbone that is neither DINOv2 nor DINOv3.
+    """
+    metadata = {"format": "pt"}
+    if sizes is not None:
+        described = {
+            "family": sizes.family,
+            "architecture": sizes.architecture if isinstance(sizes.architecture, str) else None,
+            "patch_size": sizes.patch_size,
+            "in_channels": sizes.in_channels,
+            "image_size": sizes.grid_size,
+        }
+        metadata[BACKBONE_KEY] = json.dumps(described)
+    return {f"{PREFIX}{name}": value for name, value in weights.items()}, metadata
 
 
 def _empty(sizes: BackboneSizes) -> Any:

@@ -107,7 +107,13 @@ class StepRecord:
 def image_paths(data_batch: dict[str, Any] | None) -> list[str]:
     """Image files of a batch, as far as its samples name them."""
     samples = (data_batch or {}).get("data_samples") or []
-    return [str(getattr(sample, "img_path", "<no path>")) for sample in samples]
+    return [_path_of(sample) for sample in samples]
+
+
+def _path_of(sample: Any) -> str:
+    if isinstance(sample, dict):  # of pretraining, which has no masks to pack
+        return str(sample.get("path", "<no path>"))
+    return str(getattr(sample, "img_path", "<no path>"))
 
 
 def _shortened(files: list[str]) -> str:

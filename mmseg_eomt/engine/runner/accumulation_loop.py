@@ -125,9 +125,7 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
         seen = merge_batches(data_batch)
         runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=seen)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model.decode_head.set_step(self._iter, runner.seed)
-        if len(data_batch) > 1:
-            model.prepare_accumulation(data_batch)
+        self.prepare_step(model, data_batch)
         logs: list[dict[str, Tensor]] = []
         try:
             for micro_batch in data_batch:
@@ -146,6 +144,17 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
         }
         runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=seen, outputs=outputs)
         self._iter += 1
+
+    def prepare_step(self, model: Any, data_batch: list[dict[str, Any]]) -> None:
+        """Tells a segmentor what it must know before the micro-batches of a step come.
+
+        Args:
+            model (nn.Module): Not wrapped.
+            data_batch (list[dict]): The micro-batches.
+        """
+        model.decode_head.set_step(self._iter, self.runner.seed)
+        if len(data_batch) > 1:
+            model.prepare_accumulation(data_batch)
 
     def _validate_if_due(self) -> None:
         """Validates after steps at the interval and the last one, without effect on training."""

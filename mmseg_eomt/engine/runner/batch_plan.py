@@ -61,7 +61,7 @@ def plan_batches(global_batch_size: int, *, world_size: int, batch_size: int) ->
 
 
 def merge_batches(batches: list[dict[str, Any]]) -> dict[str, Any]:
-    """One data batch out of micro-batches, as hooks see it: lists are joined, tensors too."""
+    """One data batch out of micro-batches, as hooks see it: lists, tensors and dicts are joined."""
     if len(batches) == 1:
         return batches[0]
     merged: dict[str, Any] = {}
@@ -69,6 +69,8 @@ def merge_batches(batches: list[dict[str, Any]]) -> dict[str, Any]:
         values = [batch[key] for batch in batches]
         if isinstance(values[0], torch.Tensor):
             merged[key] = torch.cat(values)
+        elif isinstance(values[0], dict):
+            merged[key] = merge_batches(values)
         else:
             merged[key] = [item for value in values for item in value]
     return merged

@@ -105,8 +105,9 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         Returns:
             EncoderState: Tokens ``[B, P + N, C]`` and what is needed to go on.
         """
-        tokens, grid = self._embed(images)
-        rope = self._rope(grid, tokens.device)
+        patches, grid = self.embed_patches(images)
+        tokens = self.add_prefix(patches, grid)
+        rope = self.rope_of(grid, tokens.device)
         split = self.depth - self.num_joint_blocks
         for index, block in enumerate(self.vit.blocks[:split]):
             inputs = {"num_queries": 0, "num_prefix_tokens": self.num_prefix_tokens, "rope": rope}
@@ -126,15 +127,20 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
             recompute=self.with_cp if self.training else False,
         )
 
-    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Turns ``[B, in_channels, H, W]`` into tokens ``[B, P + N, C]`` and their grid."""
+    def embed_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Turns ``[B, in_channels, H, W]`` into patches ``[B, N, C]`` and their grid.
+
+        They have no positions yet: those come with :meth:`add_prefix`.
+        """
         below, right = (-side % self.patch_size for side in images.shape[-2:])
         if below or right:
             images = F.pad(images, (0, right, 0, below))
-        vit = self.vit
-        patches = vit.patch_embed(images)  # [B, h, w, C]
-        grid = (patches.shape[1], patches.shape[2])
-        tokens = patches.flatten(1, 2)  # [B, N, C]
+        patches = self.vit.patch_embed(images)  # [B, h, w, C]
+        return patches.flatten(1, 2), (patches.shape[1], patches.shape[2])
+
+    def add_prefix(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Turns patches ``[B, N, C]`` into the first block's tokens ``[B, P + N, C]``."""
+        vit, tokens = self.vit, patches
         table = self._position_table(grid)
         if table is not None and vit.no_embed_class:
             tokens = tokens + table
@@ -146,7 +152,8 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         tokens = torch.cat((*prefix, tokens), dim=1)
         if table is not None and not vit.no_embed_class:
             tokens = tokens + table
-        return vit.norm_pre(vit.pos_drop(tokens)), grid
+        embedded: Tensor = vit.norm_pre(vit.pos_drop(tokens))
+        return embedded
 
     def _position_table(self, grid: tuple[int, int]) -> Tensor | None:
         """Learned positions for ``grid``, ``[1, N, C]`` or ``[1, P + N, C]``; None without any."""
@@ -166,7 +173,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         patches = resample_table(table[:, prefix:], stored, rows, columns)
         return torch.cat((table[:, :prefix], patches), dim=1) if prefix else patches
 
-    def _rope(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+    def rope_of(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
         """Rotary table for ``grid``, ``[N, 2 * head_dim]``; None without rotary positions."""
         rope = getattr(self.vit, "rope", None)
         if rope is None:

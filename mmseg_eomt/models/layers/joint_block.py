@@ -46,15 +46,7 @@ def run_joint_block(
     Raises:
         TypeError: If the block is of another kind.
     """
-    if hasattr(block, "ls1"):
-        scales = [getattr(scale, "gamma", None) for scale in (block.ls1, block.ls2)]
-    elif hasattr(block, "gamma_1"):
-        scales = [block.gamma_1, block.gamma_2]
-    else:
-        raise TypeError(
-            f"{type(block).__name__} is no block that EoMT can join queries to: expected timm's "
-            "Block (VisionTransformer) or EvaBlock (Eva). Use a backbone of one of these families."
-        )
+    scales = layer_scales(block)
     attended = joint_attention(
         block.attn,
         tokens,
@@ -66,9 +58,25 @@ def run_joint_block(
         patch_mask=patch_mask,
     )
     tokens = tokens + block.drop_path1(attended)
-    hidden = _mlp(block.mlp, tokens, norm=block.norm2, scale=scales[1])
+    hidden = block_mlp(block.mlp, tokens, norm=block.norm2, scale=scales[1])
     joined: Tensor = tokens + block.drop_path2(hidden)
     return joined
+
+
+def layer_scales(block: Any) -> tuple[Tensor | None, Tensor | None]:
+    """The layer scales ``[C]`` of a block's attention and MLP; None where it has none.
+
+    Raises:
+        TypeError: If it is neither timm's ``Block`` nor its ``EvaBlock``.
+    """
+    if hasattr(block, "ls1"):
+        return getattr(block.ls1, "gamma", None), getattr(block.ls2, "gamma", None)
+    if hasattr(block, "gamma_1"):
+        return block.gamma_1, block.gamma_2
+    raise TypeError(
+        f"{type(block).__name__} is no block that EoMT can join queries to: expected timm's "
+        "Block (VisionTransformer) or EvaBlock (Eva). Use a backbone of one of these families."
+    )
 
 
 def joint_attention(
@@ -117,7 +125,7 @@ def joint_attention(
     return output
 
 
-def _mlp(mlp: Any, tokens: Tensor, *, norm: nn.Module, scale: Tensor | None) -> Tensor:
+def block_mlp(mlp: Any, tokens: Tensor, *, norm: nn.Module, scale: Tensor | None) -> Tensor:
     """Norm, timm's ``Mlp`` and layer scale in the form that keeps less; other MLPs as they are."""
     if type(mlp) is Mlp and _is_plain(mlp):
         hidden = norm_linear(tokens, norm, mlp.fc1.weight, mlp.fc1.bias)
