@@ -76,7 +76,7 @@ sys.meta_path.insert(0, Missing)
 """
 
 
-WITHOUT_TORCH = ("deploy",)  # sub-packages
+WITHOUT_TORCH = ("deploy", "images")  # sub-packages
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -17,9 +17,9 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from mmseg_eomt.checkpoints.lean import load_state, read_weights
-from mmseg_eomt.datasets.image_files import as_rgb, read_image
 from mmseg_eomt.datasets.transforms.resize import ResizeShortSide
 from mmseg_eomt.header import ModelHeader, model_config
+from mmseg_eomt.images.reading import as_rgb, read_image
 
 ImageLike = Union[str, "os.PathLike[str]", Image.Image, NDArray[Any], Tensor]
 

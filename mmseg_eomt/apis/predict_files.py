@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmseg_eomt.apis.inference import load_model
 from mmseg_eomt.apis.optimize import optimize_for_inference
-from mmseg_eomt.datasets.image_files import IMAGE_SUFFIXES
+from mmseg_eomt.images.reading import IMAGE_SUFFIXES
 
 IMAGES = 4
 """Images whose windows share forward passes; each has one or two windows as a rule."""

@@ -11,8 +11,8 @@ from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.dist import all_gather_object, get_dist_info
 from numpy.typing import NDArray
 
-from mmseg_eomt.datasets.bad_file import BadFileError
 from mmseg_eomt.datasets.label_table import IGNORED
+from mmseg_eomt.images.bad_file import BadFileError
 
 Presence = NDArray[np.bool_]  # [samples, classes]
 

@@ -16,7 +16,7 @@
 
 ``ignore_index`` holds mask values (colours, too: ``[[0, 0, 0]]``) that mean "unlabelled"; it is
 255 if it is not given, and nothing where classes have colours. `data_folders` says how images and
-masks are paired, `image_files` how they are read, `skipping` what ``on_error: skip`` does.
+masks are paired, `images.reading` how they are read, `skipping` what ``on_error: skip`` does.
 
 Paths are relative to the folder of the YAML or JSON file, or to the working directory if the
 description is a dict.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmseg_eomt.datasets.data_folders import STEM, ImageMaskFolders
-from mmseg_eomt.datasets.image_files import (
+from mmseg_eomt.images.reading import (
     IMAGE_SUFFIXES,
     MASK_SUFFIX,
     MASK_SUFFIXES,

@@ -9,7 +9,6 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from mmseg_eomt.datasets.bad_file import BadFileError
 from mmseg_eomt.datasets.data_description import load_data
 from mmseg_eomt.datasets.file_pairs import (
     FilePair,
@@ -19,7 +18,6 @@ from mmseg_eomt.datasets.file_pairs import (
     find_pairs,
     header_faults,
 )
-from mmseg_eomt.datasets.image_files import read_image, read_mask
 from mmseg_eomt.datasets.label_table import IGNORED
 from mmseg_eomt.datasets.skipping import (
     FilesInFlight,
@@ -27,6 +25,8 @@ from mmseg_eomt.datasets.skipping import (
     read_past_bad,
     without_labels,
 )
+from mmseg_eomt.images.bad_file import BadFileError
+from mmseg_eomt.images.reading import read_image, read_mask
 
 # mmseg's tools and its inferencer look for these names in a pipeline, so configs may use them;
 # this dataset's files are read by its own rules either way.

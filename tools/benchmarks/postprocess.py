@@ -51,7 +51,7 @@ def make_logits(kind: str, windows: int, args: argparse.Namespace) -> tuple[Tens
 
 def prepare(name: str, kind: str, args: argparse.Namespace) -> Callable[[int], Tensor]:
     """Post-processing by one contestant as a function of the turn."""
-    from mmseg_eomt.models.segmentors.windows import cover
+    from mmseg_eomt.images.windows import cover
 
     side, size = args.short_side, (args.height, args.width)
     # transformers rounds the long side down; taken for both, so that label maps can be compared.

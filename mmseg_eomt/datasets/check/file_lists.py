@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_eomt.datasets import image_files
 from mmseg_eomt.datasets.check.findings import (
     ERROR,
     NOTE,
@@ -21,9 +20,8 @@ from mmseg_eomt.datasets.check.findings import (
 )
 from mmseg_eomt.datasets.data_description import ImageMaskFolders
 from mmseg_eomt.datasets.file_pairs import FilePair, find_pairs
-from mmseg_eomt.datasets.image_files import IMAGE_SUFFIXES
+from mmseg_eomt.images.reading import IMAGE_SUFFIXES, MASK_SUFFIXES
 
-MASK_SUFFIXES: tuple[str, ...] = getattr(image_files, "MASK_SUFFIXES", (".png",))
 _STEM = "{stem}"
 
 

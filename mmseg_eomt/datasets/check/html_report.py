@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mmseg_eomt.datasets.check.findings import SEVERITIES, DatasetReport, SplitNumbers, counted
 from mmseg_eomt.datasets.check.mask_values import UNKNOWN, ValueClasses
 from mmseg_eomt.datasets.data_description import DataDescription, load_data
-from mmseg_eomt.datasets.image_files import as_rgb, read_image, read_mask
 from mmseg_eomt.datasets.label_table import IGNORED
+from mmseg_eomt.images.reading import as_rgb, read_image, read_mask
 
 _SHOWN = 50  # files of a finding
 _PICTURE_SIDE = 320  # pixels

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmseg_eomt.datasets.file_pairs import FilePair
-from mmseg_eomt.datasets.image_files import read_image, read_mask
+from mmseg_eomt.images.reading import read_image, read_mask
 
 MAX_VALUES = 300  # distinct mask values kept of one file; more are no class ids
 _FEW_LEVELS = 32  # a photograph has more grey levels

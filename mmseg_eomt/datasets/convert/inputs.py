@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmseg_eomt.datasets.image_files import IMAGE_SUFFIXES
 from mmseg_eomt.datasets.label_table import MAX_CLASSES
+from mmseg_eomt.images.reading import IMAGE_SUFFIXES
 
 BACKGROUND = "background"
 

@@ -18,8 +18,8 @@ from mmseg_eomt.datasets.convert.output import (
     relative,
     write_data_file,
 )
-from mmseg_eomt.datasets.image_files import image_size, read_mask
 from mmseg_eomt.datasets.label_table import IGNORED, LabelTable
+from mmseg_eomt.images.reading import image_size, read_mask
 
 _SHOWN = 5
 _THREADS = 4

@@ -23,7 +23,7 @@ from rich.progress import track
 
 from mmseg_eomt.datasets.convert.inputs import images_by_stem
 from mmseg_eomt.datasets.data_description import load_data
-from mmseg_eomt.datasets.image_files import image_size
+from mmseg_eomt.images.reading import image_size
 
 MARK = "# Made by tools/convert_dataset.py; with --force it may be written over.\n"
 IGNORE_VALUE = 255

@@ -7,13 +7,13 @@ from typing import Any
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from mmseg_eomt.datasets.bad_file import BadFileError
-from mmseg_eomt.datasets.image_files import read_image, read_mask
+from mmseg_eomt.images.bad_file import BadFileError
+from mmseg_eomt.images.reading import read_image, read_mask
 
 
 @TRANSFORMS.register_module()
 class LoadFolderImage(BaseTransform):  # type: ignore[misc]
-    """Reads ``img_path`` as ``uint8 [H, W, channels]``; the rules are those of `image_files`.
+    """Reads ``img_path`` as ``uint8 [H, W, channels]``; the rules are those of `images.reading`.
 
     Sets ``img``, ``img_shape`` and ``ori_shape`` (both ``(H, W)``).
 

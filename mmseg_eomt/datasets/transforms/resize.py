@@ -7,18 +7,15 @@ from typing import Any
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from mmseg_eomt.datasets.transforms.resampling import resize
+from mmseg_eomt.images.short_side import resize_to_cover
 
 
 @TRANSFORMS.register_module()
 class ResizeShortSide(BaseTransform):  # type: ignore[misc]
     """Resizes the image, aspect kept, until it just covers the window on both sides.
 
-    For a square window the short side becomes its side. Sizes are rounded as Python's `round`
-    does (halves to even); bilinear with antialiasing on bytes. ``ori_shape`` and the annotations
-    stay as they are: predictions are compared at the original size.
-
-    Source: tue-mps/eomt @7bd19dd, training/mask_classification_semantic.py.
+    The rule is that of `images.short_side`. ``ori_shape`` and the annotations stay as they are:
+    predictions are compared at the original size.
 
     Args:
         size (int | tuple[int, int]): Window size, ``(height, width)``.
@@ -31,12 +28,9 @@ class ResizeShortSide(BaseTransform):  # type: ignore[misc]
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Resizes ``img`` ``[h, w, C]``."""
-        image = results["img"]
-        rows, cols = image.shape[:2]
-        factor = max(self.size[0] / rows, self.size[1] / cols)
-        height, width = round(rows * factor), round(cols * factor)
-        if (height, width) != (rows, cols):
-            results["img"] = resize(image, (height, width))
+        rows, cols = results["img"].shape[:2]
+        results["img"] = resize_to_cover(results["img"], self.size)
+        height, width = results["img"].shape[:2]
         results["img_shape"] = results["pad_shape"] = (height, width)
         results["scale_factor"] = (width / cols, height / rows)
         results["keep_ratio"] = True

@@ -10,7 +10,7 @@ from mmseg.registry import TRANSFORMS
 from numpy.typing import NDArray
 
 from mmseg_eomt.datasets.label_table import IGNORED
-from mmseg_eomt.datasets.transforms.resampling import resize_labels_region, resize_region
+from mmseg_eomt.images.resampling import resize_labels_region, resize_region
 
 
 class _Crop(NamedTuple):

@@ -13,8 +13,8 @@ from mmseg.registry import HOOKS
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmseg_eomt.datasets.image_files import as_rgb, read_image
 from mmseg_eomt.engine.visualization.pictures import Pixels, comparison, default_palette
+from mmseg_eomt.images.reading import as_rgb, read_image
 
 
 @HOOKS.register_module()

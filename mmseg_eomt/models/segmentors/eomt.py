@@ -18,9 +18,9 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mmseg_eomt.images.windows import cover
 from mmseg_eomt.models.segmentors.canvas import View
 from mmseg_eomt.models.segmentors.scores import label_map, score_map
-from mmseg_eomt.models.segmentors.windows import cover
 
 MIB = 2**20
 

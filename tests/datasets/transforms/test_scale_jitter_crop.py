@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mmseg_eomt.datasets.transforms import ScaleJitterCrop
-from mmseg_eomt.datasets.transforms.resampling import resize_labels_region, resize_region
+from mmseg_eomt.images.resampling import resize_labels_region, resize_region
 
 RNG = np.random.default_rng(0)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmseg_eomt.images.windows import cover
 from mmseg_eomt.models.segmentors.canvas import View
 from mmseg_eomt.models.segmentors.scores import label_map, score_map
-from mmseg_eomt.models.segmentors.windows import cover
 
 Q, K = 6, 5
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.logging import print_log
 
-from mmseg_eomt.datasets.image_files import IMAGE_SUFFIXES
+from mmseg_eomt.images.reading import IMAGE_SUFFIXES
 
 LIST_SUFFIX = ".txt"
 _SHOWN = 5

@@ -11,8 +11,8 @@ from mmseg.registry import DATASETS
 from torch.utils.data import Dataset
 
 from dinov2_pretraining.data.file_list import find_images
-from mmseg_eomt.datasets.bad_file import BadFileError
 from mmseg_eomt.datasets.skipping import FilesInFlight, SkippedFiles, read_past_bad
+from mmseg_eomt.images.bad_file import BadFileError
 
 ON_ERROR = ("skip", "raise")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dinov2_pretraining.data.views import MultiCropViews
 from dinov2_pretraining.data.views.crop_boxes import draw_box
-from mmseg_eomt.datasets.image_files import read_image
+from mmseg_eomt.images.reading import read_image
 
 PLAIN = {
     "flip_prob": 0.0,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dinov2_pretraining.data.views.crop_boxes import draw_box, sufficient_pixels
 from dinov2_pretraining.data.views.view_colors import ColorRecipe
 from dinov2_pretraining.data.views.view_resize import resize_box
-from mmseg_eomt.datasets.image_files import read_image
+from mmseg_eomt.images.reading import read_image
 
 Bytes = NDArray[np.uint8]
 

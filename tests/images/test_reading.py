@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mmseg_eomt.datasets.image_files import image_size, read_image, read_mask
+from mmseg_eomt.images.reading import image_size, read_image, read_mask
 
 RNG = np.random.default_rng(0)
 # Smooth, so that lossy formats stay close.

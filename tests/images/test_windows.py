@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from mmseg_eomt.models.segmentors.windows import cover, window_starts
+from mmseg_eomt.images.windows import cover, window_starts
 
 
 @pytest.mark.parametrize("window", [7, 64, 112, 224, 512])
