@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Union
 
 import numpy as np
 import torch
@@ -13,15 +11,16 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from mmseg_eomt.checkpoints.lean import load_state, read_weights
-from mmseg_eomt.datasets.transforms.resize import ResizeShortSide
 from mmseg_eomt.header import ModelHeader, model_config
-from mmseg_eomt.images.reading import as_rgb, read_image
+from mmseg_eomt.images.painting import check_opacity, paint
+from mmseg_eomt.images.pixels import PixelsLike, as_pixels
+from mmseg_eomt.images.short_side import resize_to_cover
 
-ImageLike = Union[str, "os.PathLike[str]", Image.Image, NDArray[Any], Tensor]
+ImageLike = PixelsLike | Tensor
 
 
 class SegmentationModel:
@@ -37,7 +36,6 @@ class SegmentationModel:
     def __init__(self, segmentor: nn.Module, header: ModelHeader) -> None:
         self.segmentor = segmentor.eval()
         self.header = header
-        self._resize = None if header.test_size is None else ResizeShortSide(header.test_size)
         # Class of a pixel -> the id that the user gave to the class.
         self._ids = torch.tensor(header.class_ids, dtype=torch.int64)
 
@@ -89,8 +87,8 @@ class SegmentationModel:
         for image in images:
             pixels = self._pixels(image)
             size = pixels.shape[:2]
-            if self._resize is not None:
-                pixels = self._resize.transform({"img": pixels})["img"]
+            if self.header.test_size is not None:
+                pixels = resize_to_cover(pixels, self.header.test_size)
             # [H, W, C] -> [C, H, W]
             inputs.append(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
             meta = {"ori_shape": size, "img_shape": tuple(pixels.shape[:2])}
@@ -114,17 +112,10 @@ class SegmentationModel:
         Raises:
             ValueError: If `opacity` is out of range, or mask and image differ in size.
         """
-        if not 0.0 <= opacity <= 1.0:
-            raise ValueError(f"opacity is {opacity}: it must lie between 0 and 1.")
-        pixels = as_rgb(self._pixels(image))
+        check_opacity(opacity)  # before the prediction
+        pixels = self._pixels(image)
         ids = (self.predict(image) if mask is None else mask).cpu().numpy()
-        if ids.shape != pixels.shape[:2]:
-            raise ValueError(f"mask is {ids.shape}, the image {pixels.shape[:2]}: sizes differ.")
-        table = np.zeros((max(self.palette) + 1, 3), np.float32)
-        for class_id, colour in self.palette.items():
-            table[class_id] = colour
-        mixed = pixels * (1.0 - opacity) + table[ids] * opacity
-        return Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
+        return paint(pixels, ids, self.palette, opacity=opacity)
 
     def to(self, device: str | torch.device) -> SegmentationModel:
         """Move the network."""
@@ -133,26 +124,9 @@ class SegmentationModel:
 
     def _pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """Return `uint8 [H, W, C]`; three channels as BGR, as the training images were read."""
-        channels = self.header.in_channels
-        if isinstance(image, (str, os.PathLike)):
-            return read_image(os.fspath(image), channels=channels)
-        if isinstance(image, Image.Image):
-            turned = ImageOps.exif_transpose(image)
-            image = np.asarray(turned.convert("RGB") if channels == 3 else turned)
-        elif isinstance(image, Tensor):
-            image = _tensor_pixels(image)
-        if not isinstance(image, np.ndarray):
-            raise ValueError(
-                f"image is a {type(image).__name__}: give a path, PIL image, array or tensor."
-            )
-        if image.ndim == 2 and channels in (1, 3):
-            image = np.repeat(image[..., None], channels, axis=2)
-        if image.ndim != 3 or image.shape[2] != channels or image.dtype != np.uint8:
-            raise ValueError(
-                f"image is an array {image.dtype} {image.shape}: give uint8 [H, W, {channels}]"
-                f"{' in RGB order' if channels == 3 else ''} (a tensor: [{channels}, H, W])."
-            )
-        return image[..., ::-1] if channels == 3 else image
+        if isinstance(image, Tensor):
+            image = _tensor_pixels(image, self.header.in_channels)
+        return as_pixels(image, channels=self.header.in_channels)
 
 
 def load_model(path: str | Path, *, device: str | torch.device | None = None) -> SegmentationModel:
@@ -186,10 +160,12 @@ def build_segmentor(header: ModelHeader) -> nn.Module:
     return segmentor
 
 
-def _tensor_pixels(image: Tensor) -> NDArray[np.uint8]:
+def _tensor_pixels(image: Tensor, channels: int) -> NDArray[np.uint8]:
     """Turn `[C, H, W]` into `uint8 [H, W, C]`."""
-    if image.ndim != 3:
-        raise ValueError(f"image is a tensor {tuple(image.shape)}: give one image [3, H, W].")
+    if image.ndim != 3 or image.shape[0] != channels:
+        raise ValueError(
+            f"image is a tensor {tuple(image.shape)}: give one image [{channels}, H, W]."
+        )
     image = image.detach().cpu()
     if image.is_floating_point():
         low, high = (float(bound) for bound in image.aminmax())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def window_starts(length: int, window: int) -> list[int]:
     """Starts of the fewest windows that cover ``length`` pixels, overlapping evenly.
@@ -18,6 +21,21 @@ def window_starts(length: int, window: int) -> list[int]:
     """
     count = -(-length // window)
     return [index * (length - window) // max(count - 1, 1) for index in range(count)]
+
+
+def wished_window(test_cfg: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the windows that a segmentor's ``test_cfg`` wishes for in an image.
+
+    Args:
+        test_cfg (dict): With ``mode`` and ``window_size``, as `EoMTSegmentor` has them.
+        size (tuple[int, int]): Height and width of the image.
+    """
+    if test_cfg["mode"] == "whole":
+        return size
+    window = test_cfg["window_size"]
+    if window is None:
+        window = min(size)
+    return (window, window) if isinstance(window, int) else (window[0], window[1])
 
 
 def cover(

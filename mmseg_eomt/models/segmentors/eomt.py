@@ -18,7 +18,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmseg_eomt.images.windows import cover
+from mmseg_eomt.images.windows import cover, wished_window
 from mmseg_eomt.models.segmentors.canvas import View
 from mmseg_eomt.models.segmentors.scores import label_map, score_map
 
@@ -127,7 +127,7 @@ class EoMTSegmentor(EncoderDecoder):  # type: ignore[misc]
         crops: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for image in inputs:
             size = (image.shape[-2], image.shape[-1])
-            window, starts = cover(size, self._window(size))
+            window, starts = cover(size, wished_window(self.test_cfg, size))
             plans.append((size, window, starts, len(crops[window])))
             height, width = window
             crops[window] += [image[:, y : y + height, x : x + width] for y, x in starts]
@@ -153,14 +153,6 @@ class EoMTSegmentor(EncoderDecoder):  # type: ignore[misc]
         images = images.to(self.decode_head.query.weight.dtype)
         masks, classes = self.decode_head(self.extract_feat(images))
         return masks, classes
-
-    def _window(self, size: tuple[int, int]) -> tuple[int, int]:
-        if self.test_cfg["mode"] == "whole":
-            return size
-        window = self.test_cfg["window_size"]
-        if window is None:
-            window = min(size)
-        return (window, window) if isinstance(window, int) else (window[0], window[1])
 
     def _run_windows(self, crops: list[Tensor]) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Mask logits ``[n, Q, s_h, s_w]``, class probabilities ``[n, K, Q]``, padded size."""
