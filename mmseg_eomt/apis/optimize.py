@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor, nn
 
 from mmseg_eomt.apis.inference import SegmentationModel
+from mmseg_eomt.models.folding import fold_weights
 from mmseg_eomt.models.segmentors import EoMTSegmentor
 
 DTYPES = {None: torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -64,9 +64,7 @@ def optimize_for_inference(
             "compiled network on a GPU. Give compile='default' and load the model on 'cuda'."
         )
     segmentor.eval().requires_grad_(False)
-    for block in segmentor.backbone.vit.blocks:
-        _fold_layer_scales(block)
-        _join_biases(block.attn)
+    fold_weights(segmentor.backbone.vit)
     done = ["layer scales folded, biases joined"]
     if dtype is not None:
         for part in (segmentor.backbone, segmentor.decode_head):
@@ -92,32 +90,3 @@ def _mode(compile: str, *, cuda_graphs: bool) -> str:
     if compile == "default":
         return "reduce-overhead" if cuda_graphs else "default"
     return "max-autotune" if cuda_graphs else "max-autotune-no-cudagraphs"
-
-
-def _fold_layer_scales(block: Any) -> None:
-    """Multiplies the layer scales of timm's ``Block`` or ``EvaBlock`` into its projections."""
-    for number, project in ((1, block.attn.proj), (2, block.mlp.fc2)):
-        old, new = f"gamma_{number}", f"ls{number}"
-        if getattr(block, old, None) is not None:
-            _scale(project, getattr(block, old))
-            setattr(block, old, None)
-        elif hasattr(getattr(block, new, None), "gamma"):
-            _scale(project, getattr(block, new).gamma)
-            setattr(block, new, nn.Identity())
-
-
-@torch.no_grad()
-def _scale(linear: nn.Linear, gamma: Tensor) -> None:
-    linear.weight.mul_(gamma[:, None])
-    if linear.bias is not None:
-        linear.bias.mul_(gamma)
-
-
-def _join_biases(attention: Any) -> None:
-    """Gives the joint projection of ``EvaAttention`` its bias, which is stored in three parts."""
-    if attention.qkv is None or getattr(attention, "q_bias", None) is None:
-        return
-    parts = (attention.q_bias, attention.k_bias, attention.v_bias)
-    attention.qkv.bias = nn.Parameter(torch.cat(parts), requires_grad=False)
-    attention.q_bias = attention.v_bias = None
-    attention.k_bias = None

@@ -63,6 +63,32 @@ def resample_matrix(old: int, new: int, *, device: torch.device) -> Tensor:
     return moved[0, 0].t().contiguous()
 
 
+def keys_matrix(old: int, new: int, *, device: torch.device) -> Tensor:
+    """As :func:`resample_matrix`, by plain arithmetic.
+
+    An exporter would write the interpolation as an antialiased Resize, which TensorRT does not
+    have. The kernel is Keys' cubic with a = -0.5, as wide as a step where the axis shrinks.
+
+    Args:
+        old (int): Length of the axis before.
+        new (int): Length after; may be a symbol of the exporter.
+        device (torch.device): Where the result lies.
+
+    Returns:
+        Tensor: ``[new, old]``, float32.
+    """
+    # Whole numbers as long as possible: their float32 arithmetic is exact.
+    places = 2 * torch.arange(old, device=device, dtype=torch.float32) + 1
+    centres = 2 * torch.arange(new, device=device, dtype=torch.float32) + 1
+    length = (centres[-1] + 1) / 2  # new, which may be a symbol, as a tensor
+    apart = places * length - centres[:, None] * old  # in units of 1 / (2 * new)
+    distance = apart.abs() / (2 * length.clamp(min=old))
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
 def resample_table(table: Tensor, grid: tuple[int, int], rows: Tensor, columns: Tensor) -> Tensor:
     """Resamples a learned position table to another grid.
 
@@ -78,7 +104,7 @@ def resample_table(table: Tensor, grid: tuple[int, int], rows: Tensor, columns: 
     with torch.autocast(table.device.type, enabled=False):
         planes = table.float().reshape(*grid, -1)  # [h, w, C]
         planes = torch.tensordot(rows, planes, dims=1)  # [h', w, C]
-        planes = torch.einsum("jw,iwc->ijc", columns, planes)  # [h', w', C]
+        planes = columns @ planes  # [h', w', C]
     return planes.reshape(1, -1, table.shape[-1]).to(table.dtype)
 
 

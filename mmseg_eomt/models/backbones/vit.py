@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmseg_eomt.models.backbones.positions import (
     GridCache,
+    keys_matrix,
     resample_matrix,
     resample_table,
     rope_angles,
@@ -90,6 +91,8 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         self.rope_rescale = self._check_rescale(rope_rescale)
         self.num_frozen_blocks = self._count_frozen(frozen_blocks)
         self._tables = GridCache()
+        self._fixed: tuple[Tensor | None, Tensor | None] | None = None
+        self._any_grid = False
         # `compile_blocks` puts a compiled one in its place.
         self.run_block: Callable[..., Tensor] = run_joint_block
         self._freeze()
@@ -127,6 +130,19 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
             recompute=self.with_cp if self.training else False,
         )
 
+    def prepare_export(self, grid: tuple[int, int] | None) -> None:
+        """Says how position tables get into an exported graph. Only for a copy to be exported.
+
+        Args:
+            grid (tuple[int, int], optional): ``(h, w)`` of all inputs from now on: its tables
+                become constants. None computes them in the graph, for inputs of any size.
+        """
+        self._fixed, self._any_grid = None, grid is None
+        if grid is not None:
+            with torch.no_grad():
+                table, device = self._position_table(grid), self.vit.patch_embed.proj.weight.device
+                self._fixed = (table, self.rope_of(grid, device))
+
     def embed_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Turns ``[B, in_channels, H, W]`` into patches ``[B, N, C]`` and their grid.
 
@@ -157,15 +173,18 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
 
     def _position_table(self, grid: tuple[int, int]) -> Tensor | None:
         """Learned positions for ``grid``, ``[1, N, C]`` or ``[1, P + N, C]``; None without any."""
+        if self._fixed is not None:
+            return self._fixed[0]
         table: Tensor | None = self.vit.pos_embed
         stored = self.vit.patch_embed.grid_size
-        if table is None or grid == stored:
+        if table is None or (not self._any_grid and grid == stored):
             return table
         device = table.device
+        make = keys_matrix if self._any_grid else resample_matrix
         rows, columns = (
             self._tables.get(
                 ("resample", old, new, device),
-                lambda old=old, new=new: resample_matrix(old, new, device=device),  # type: ignore[misc]
+                lambda old=old, new=new: make(old, new, device=device),  # type: ignore[misc]
             )
             for old, new in zip(stored, grid, strict=True)
         )
@@ -175,6 +194,8 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
 
     def rope_of(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
         """Rotary table for ``grid``, ``[N, 2 * head_dim]``; None without rotary positions."""
+        if self._fixed is not None:
+            return self._fixed[1]
         rope = getattr(self.vit, "rope", None)
         if rope is None:
             return None

@@ -23,6 +23,12 @@ def plain_operators() -> bool:
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
+def exporting() -> bool:
+    """Whether `torch.export` is at work."""
+    # Younger than the oldest torch that is supported.
+    return bool(getattr(torch.compiler, "is_exporting", bool)())
+
+
 class Again:
     """How a tensor is made from another, to be done again in the backward pass.
 
