@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmseg_eomt.checkpoints.header import ModelHeader
+from mmseg_eomt.header import ModelHeader
 from mmseg_eomt.deploy.metadata import DeployMetadata
 from mmseg_eomt.models.folding import fold_weights
 
