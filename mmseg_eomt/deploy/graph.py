@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmseg_eomt.header import ModelHeader
 from mmseg_eomt.deploy.metadata import DeployMetadata
 from mmseg_eomt.models.folding import fold_weights
 
@@ -29,11 +28,15 @@ class DeployGraph(nn.Module):
         metadata (DeployMetadata): Says sizes, input and outputs.
     """
 
+    mean: Tensor
+    std: Tensor
+    class_ids: Tensor
+
     def __init__(self, segmentor: nn.Module, metadata: DeployMetadata) -> None:
         super().__init__()
         self.segmentor: Any = copy.deepcopy(segmentor).cpu().float().eval().requires_grad_(False)
         self.spec, self.outputs = metadata.input, metadata.outputs
-        backbone = self.segmentor.backbone
+        backbone: Any = self.segmentor.backbone
         self.patch: int = backbone.patch_size
         self.fixed = not {"height", "width"} & set(metadata.dynamic)
         grid = (-(-metadata.height // self.patch), -(-metadata.width // self.patch))
@@ -87,15 +90,11 @@ class DeployGraph(nn.Module):
         return tuple(results[name] for name in self.outputs)
 
 
-def network_order(header: ModelHeader) -> str:
-    """Channel order that the network takes."""
-    return "rgb" if header.bgr_to_rgb else "bgr"
-
-
 def reorders_channels(metadata: DeployMetadata) -> bool:
     """Whether the graph is fed another channel order than its network takes."""
     header = metadata.model
-    return header.in_channels == 3 and metadata.input.channel_order != network_order(header)
+    own = "rgb" if header.bgr_to_rgb else "bgr"
+    return header.in_channels == 3 and metadata.input.channel_order != own
 
 
 def example_input(metadata: DeployMetadata) -> Tensor:
