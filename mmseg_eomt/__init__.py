@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmseg_eomt.apis import (
         MODEL_NAMES,
         SegmentationModel,
+        export_onnx,
         load_model,
         load_model_from_checkpoint,
         optimize_for_inference,
@@ -36,6 +37,7 @@ __all__ = [
     "datasets",
     "engine",
     "evaluation",
+    "export_onnx",
     "load_model",
     "load_model_from_checkpoint",
     "models",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmseg_eomt.registration  # noqa: F401  (comes first)
+from mmseg_eomt.apis.export import export_onnx
 from mmseg_eomt.apis.inference import (
     SegmentationModel,
     load_model,
@@ -19,6 +20,7 @@ __all__ = [
     "ResolvedRun",
     "SegmentationModel",
     "StartFromHook",
+    "export_onnx",
     "load_model",
     "load_model_from_checkpoint",
     "optimize_for_inference",

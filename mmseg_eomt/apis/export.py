@@ -1,0 +1,278 @@
+"""Exporting a trained model: `export_onnx("model.onnx", checkpoint="best.safetensors")`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from mmseg_eomt.apis.inference import SegmentationModel, load_model
+from mmseg_eomt.apis.predict_files import find_images
+from mmseg_eomt.checkpoints.describe import package_versions
+from mmseg_eomt.datasets.data_description import load_data
+from mmseg_eomt.datasets.file_pairs import find_pairs
+from mmseg_eomt.deploy.metadata import DeployMetadata
+from mmseg_eomt.deploy.request import DEFAULT_OPSET, check_opset, check_packages, deploy_metadata
+
+if TYPE_CHECKING:
+    import onnx
+
+    from mmseg_eomt.deploy.pictures import Pixels
+    from mmseg_eomt.deploy.report import ExportResult
+    from mmseg_eomt.images.pixels import PixelsLike
+
+PICTURES = 16
+"""Pictures to compare on, evenly spread over those given."""
+MADE_PICTURES = 4
+SAMPLES = 8
+"""Pictures on which magnitudes are measured for half precision."""
+
+
+def export_onnx(
+    out: str | Path,
+    *,
+    checkpoint: str | Path | SegmentationModel,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 1,
+    dynamic: str | Sequence[str] = "batch",
+    precision: str = "fp32",
+    outputs: str = "both",
+    include_preprocessing: bool = False,
+    channel_order: str | None = None,
+    opset_version: int = DEFAULT_OPSET,
+    simplify: bool = True,
+    verify: bool = True,
+    images: str | Path | Sequence[PixelsLike] | None = None,
+    data: Any = None,
+    debug: bool = False,
+) -> ExportResult:
+    """Export a trained model as ONNX, and hold it against PyTorch.
+
+    The graph takes windows of one size: `images`, `float32 [B, C, H, W]`, normalised with the
+    header's mean and std in the network's channel order. It gives `labels`, `int32 [B, H, W]`,
+    class indices, and `scores`, `float32 [B, K, H, W]`, both at the size of the input. The file's
+    metadata say all that is needed to use it. Models above 2 GiB get their weights in
+    `OUT.onnx.data`.
+
+    Args:
+        out: The `.onnx` file. It is written as a whole, after it was verified, or not at all.
+        checkpoint: Lean weights or a training checkpoint, or a model from `load_model`. It is not
+            changed.
+        height: Rows in pixels, no multiple of anything. None takes the window of the test.
+        width: Columns, likewise.
+        batch_size: Images; where the batch is dynamic, the most it is verified with.
+        dynamic: What the graph leaves open: some of 'batch', 'height' and 'width', as a list or
+            separated by commas; '' for nothing.
+        precision: 'fp32', 'fp16' or 'bf16'. Softmax, layer norms, sums of scores and what
+            overflows stay in float32, and so do inputs and outputs.
+        outputs: 'labels', 'scores' or 'both'.
+        include_preprocessing: The graph takes `uint8 [B, H, W, C]` as images are decoded,
+            normalises them itself, and `labels` are the user's class ids.
+        channel_order: With it, 'rgb' (default) or 'bgr': what the graph is fed.
+        opset_version: 18 to 23.
+        simplify: Whether onnxslim simplifies the graph.
+        verify: Whether ONNX Runtime is compared with PyTorch in float32: at batch 1, 2 and
+            `batch_size`, and at another size where it is dynamic.
+        images: What to compare on (and to measure magnitudes on): an image, a folder, or a list of
+            paths, PIL images or arrays. None takes `data`, or pictures that are made.
+        data: A dataset as for training (the YAML file or a dict), whose validation images are
+            compared on.
+        debug: Whether the exporter's own messages are shown.
+
+    Returns:
+        Path, metadata and comparisons; they are also printed.
+
+    Raises:
+        ImportError: If a package is missing.
+        OSError: If the file cannot be written; found out before the export starts.
+        ValueError: If an argument or the checkpoint is unfit, or the exported model differs from
+            PyTorch by more than `mmseg_eomt.deploy.verify.LIMITS`.
+    """
+    check_packages(simplify=simplify)
+    from mmseg_eomt.deploy.files import staged
+    from mmseg_eomt.deploy.report import ExportResult, print_result
+
+    out = Path(out)
+    if out.suffix != ".onnx":
+        raise ValueError(f"out is '{out}': the name of the file must end in .onnx.")
+    opset_version = check_opset(opset_version)
+    with staged(out) as path:
+        model = checkpoint if isinstance(checkpoint, SegmentationModel) else None
+        if model is None:
+            model = load_model(checkpoint, device="cpu")  # type: ignore[arg-type]
+        _check_plain(model)
+        metadata = deploy_metadata(
+            model.header,
+            height=height,
+            width=width,
+            batch_size=batch_size,
+            dynamic=dynamic,
+            precision=precision,
+            outputs=outputs,
+            include_preprocessing=include_preprocessing,
+            channel_order=channel_order,
+            versions=_versions(),
+        )
+        source, notes = _pictures(images, data, metadata)
+        graph = _graph(
+            model.segmentor, metadata, source, opset_version, simplify=simplify, debug=debug
+        )
+        _write(path, graph, metadata)
+        del graph
+        comparisons = _comparisons(path, model.segmentor, metadata, source) if verify else ()
+        if verify and precision == "bf16":
+            notes = (*notes, "No CPU computes in bfloat16 here: float32 was rounded to it instead.")
+        result = ExportResult(out, metadata, tuple(comparisons), notes if verify else ())
+        print_result(result, Console())
+        if result.failures():
+            raise _failed(result)
+    return result
+
+
+def _check_plain(model: SegmentationModel) -> None:
+    done = getattr(model.segmentor, "optimizations", None)
+    dtypes = {parameter.dtype for parameter in model.segmentor.parameters()}
+    if done or dtypes != {torch.float32}:
+        found = "; ".join(done) if done else ", ".join(str(dtype) for dtype in dtypes)
+        raise ValueError(
+            f"The model is not as its file has it ({found}). Export the file, or load it again."
+        )
+
+
+def _versions() -> dict[str, str]:
+    tools = ("onnx", "onnxscript", "onnxslim", "onnxruntime")
+    found = {}
+    for name in tools:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # no onnxslim, or another distribution
+            continue
+    return {**package_versions(), **found}
+
+
+def _pictures(
+    images: str | Path | Sequence[PixelsLike] | None, data: Any, metadata: DeployMetadata
+) -> tuple[_Source, tuple[str, ...]]:
+    """Where pictures come from, and a note that says it."""
+    given: list[PixelsLike]
+    if isinstance(images, (str, Path)):
+        given, name = list(find_images(Path(images))), str(images)
+    elif images is not None:
+        given, name = list(images), "the images given"
+    elif data is not None:
+        description = load_data(data)
+        pairs = [pair for folders in description.folders("val") for pair in find_pairs(folders)]
+        given, name = (
+            [pair.image for pair in pairs],
+            f"the validation images of {description.source}",
+        )
+    else:
+        note = (
+            f"Compared on {MADE_PICTURES} made pictures (regions of texture): give real ones with "
+            "images= or data= (--images, --data)."
+        )
+        return _Source(None, metadata.model.in_channels), (note,)
+    if not given:
+        raise ValueError("images is an empty list: give at least one image.")
+    step = max(1, len(given) // PICTURES)
+    given = given[::step][:PICTURES]
+    note = f"Compared on {len(given)} pictures of {name}."
+    return _Source(given, metadata.model.in_channels), (note,)
+
+
+class _Source:
+    """Pictures at any size.
+
+    Args:
+        images: The images; None makes pictures.
+        channels: Of the model.
+    """
+
+    def __init__(self, images: Sequence[PixelsLike] | None, channels: int) -> None:
+        self.images, self.channels = images, channels
+
+    def at(self, size: tuple[int, int], *, count: int | None = None) -> list[Pixels]:
+        """The first `count` pictures, or all, at a size."""
+        from mmseg_eomt.deploy.pictures import fitted, made_pictures
+
+        if self.images is None:
+            return made_pictures(count or MADE_PICTURES, size, channels=self.channels)
+        return [fitted(image, size, channels=self.channels) for image in self.images[:count]]
+
+
+def _graph(
+    segmentor: nn.Module,
+    metadata: DeployMetadata,
+    source: _Source,
+    opset_version: int,
+    *,
+    simplify: bool,
+    debug: bool,
+) -> onnx.ModelProto:
+    """The ONNX model in its precision, without metadata."""
+    from mmseg_eomt.deploy.exporter import export_graph, simplified
+    from mmseg_eomt.deploy.precision import convert_precision
+
+    model = export_graph(segmentor, metadata, opset_version=opset_version, debug=debug)
+    samples = _samples(metadata, source)
+    if simplify:
+        model = simplified(model, samples[:1])
+    if metadata.precision in ("fp16", "bf16"):
+        model = convert_precision(model, dtype=metadata.precision, samples=samples)
+    return model
+
+
+def _samples(metadata: DeployMetadata, source: _Source) -> list[dict[str, Any]]:
+    """Inputs of the graph by name, of as many images as it takes."""
+    from mmseg_eomt.deploy.pictures import graph_input
+
+    batch = 1 if "batch" in metadata.dynamic else metadata.batch_size
+    pictures = source.at((metadata.height, metadata.width), count=SAMPLES)
+    groups = [
+        [pictures[(first + index) % len(pictures)] for index in range(batch)]
+        for first in range(0, len(pictures), batch)
+    ]
+    return [{metadata.input.name: graph_input(group, metadata)} for group in groups]
+
+
+def _write(path: Path, model: onnx.ModelProto, metadata: DeployMetadata) -> None:
+    import onnx
+
+    from mmseg_eomt.deploy.files import write_model
+
+    del model.metadata_props[:]
+    for key, value in metadata.properties().items():
+        model.metadata_props.add(key=key, value=value)
+    model.producer_name = "mmseg_eomt"
+    model.producer_version = metadata.versions["mmseg_eomt"]
+    write_model(path, model)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _comparisons(
+    path: Path, segmentor: nn.Module, metadata: DeployMetadata, source: _Source
+) -> list[Any]:
+    from mmseg_eomt.deploy.verify import compare, plans, runner
+
+    run = runner(path, metadata)
+    return [
+        compare(run, segmentor, metadata, source.at(size), batch=batch)
+        for batch, size in plans(metadata)
+    ]
+
+
+def _failed(result: ExportResult) -> ValueError:
+    worst = min(result.failures(), key=lambda item: item.agreement)
+    return ValueError(
+        f"The exported model differs from PyTorch: at batch {worst.batch}, {worst.size[0]} x "
+        f"{worst.size[1]} pixels {worst.agreement:.4%} of the labels are the same, and scores "
+        f"differ by up to {worst.largest or 0:.1e} (the table has the limits). "
+        "Nothing was written. Compare on real pictures (--images, --data), or choose a higher "
+        "precision."
+    )

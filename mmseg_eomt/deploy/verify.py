@@ -1,0 +1,196 @@
+"""An exported model against the model it was made of.
+
+ONNX Runtime runs the file, PyTorch the segmentor in float32 by its own post-processing, row by
+row, which shares nothing with the exported graph.
+
+Shape legend: B images, K classes, H/W pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mmseg_eomt.deploy.emulate import emulate_bf16
+from mmseg_eomt.deploy.files import write_model
+from mmseg_eomt.deploy.metadata import DeployMetadata
+from mmseg_eomt.deploy.pictures import Pixels, graph_input, network_input
+
+Run = Callable[[NDArray[Any]], list[NDArray[Any]]]
+"""Runs the exported model on a batch; its outputs in the order of the metadata."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What is still the same model.
+
+    Args:
+        agreement: Least share of pixels with the same label.
+        largest: Largest difference of a score.
+        mean: Largest mean difference of scores.
+
+    Differences are counted in units of the largest score of the reference.
+    """
+
+    agreement: float
+    largest: float
+    mean: float
+
+
+LIMITS = {
+    # Rounding of another order of operations.
+    "fp32": Limits(agreement=0.9999, largest=1e-3, mean=1e-5),
+    # A mask's edge moves by a fraction of a pixel: a few scores change much, the mean little.
+    "fp16": Limits(agreement=0.995, largest=0.2, mean=2e-3),
+    "bf16": Limits(agreement=0.98, largest=0.5, mean=1e-2),
+    # Only a dataset can tell whether these errors matter; the limits catch what is broken.
+    "int8": Limits(agreement=0.9, largest=1.0, mean=5e-2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One way of running the model, on some pictures.
+
+    Args:
+        batch: Images at a time.
+        size: Height and width in pixels.
+        pictures: How many were compared.
+        classes: How many classes the reference found on them.
+        agreement: Share of pixels with the same label.
+        largest: Largest difference of a score in units of the largest score; None without scores.
+        mean: Mean difference, likewise.
+    """
+
+    batch: int
+    size: tuple[int, int]
+    pictures: int
+    classes: int
+    agreement: float
+    largest: float | None
+    mean: float | None
+
+    def within(self, limits: Limits) -> bool:
+        """Whether all differences are allowed. (A NaN is not.)"""
+        scores = self.largest is None or (
+            self.mean is not None and self.largest <= limits.largest and self.mean <= limits.mean
+        )
+        return self.agreement >= limits.agreement and scores
+
+
+def plans(metadata: DeployMetadata) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Batch sizes and sizes to check: 1, 2 and the largest, and another size where it is open."""
+    size = (metadata.height, metadata.width)
+    batches = sorted({1, 2, metadata.batch_size}) if "batch" in metadata.dynamic else None
+    for batch in batches or [metadata.batch_size]:
+        yield batch, size
+    patch = metadata.model.patch_size
+    # No whole number of patches, and not the same of them as before.
+    height = size[0] + patch + 1 if "height" in metadata.dynamic else size[0]
+    width = max(patch, size[1] * 3 // 4 - 1) if "width" in metadata.dynamic else size[1]
+    if (height, width) != size:
+        yield (batches or [metadata.batch_size])[-1], (height, width)
+
+
+def runner(path: Path, metadata: DeployMetadata) -> Run:
+    """Opens a file in ONNX Runtime on the CPU. bfloat16, which it lacks there, is emulated."""
+    if metadata.precision == "bf16":
+        with tempfile.TemporaryDirectory() as folder:
+            emulated = Path(folder) / path.name
+            write_model(emulated, emulate_bf16(onnx.load(path)))
+            return _session(emulated, metadata)
+    return _session(path, metadata)
+
+
+def _session(path: Path, metadata: DeployMetadata) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(images: NDArray[Any]) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = session.run(
+            list(metadata.outputs), {metadata.input.name: images}
+        )
+        return outputs
+
+    return run
+
+
+def compare(
+    run: Run,
+    segmentor: nn.Module,
+    metadata: DeployMetadata,
+    pictures: Sequence[Pixels],
+    *,
+    batch: int,
+) -> Comparison:
+    """Compare on pictures of one size.
+
+    Args:
+        run: Runs the exported model.
+        segmentor: The model it was made of, in float32.
+        metadata: Of the exported model.
+        pictures: As `read_image` gives them. They are repeated to fill the last batch.
+        batch: Images at a time.
+    """
+    # [B, K, H, W] of a batch at a time: all of them would take gigabytes.
+    equal: list[float] = []
+    means: list[float] = []
+    found_classes: set[int] = set()
+    largest, scale = 0.0, 0.0
+    for first in range(0, len(pictures), batch):
+        group = [pictures[(first + index) % len(pictures)] for index in range(batch)]
+        results = dict(zip(metadata.outputs, run(graph_input(group, metadata)), strict=True))
+        expected = _reference(segmentor, network_input(np.stack(group), metadata.model))
+        best = expected.argmax(1)
+        found_classes.update(np.unique(best).tolist())
+        equal.append(float((_indices(results, metadata) == best).mean()))
+        if "scores" in results:
+            difference = np.abs(results["scores"] - expected)
+            largest = max(largest, float(difference.max()))
+            means.append(float(difference.mean()))
+            scale = max(scale, float(expected.max()))
+    return Comparison(
+        batch=batch,
+        size=(pictures[0].shape[0], pictures[0].shape[1]),
+        pictures=len(pictures),
+        classes=len(found_classes),
+        agreement=float(np.mean(equal)),
+        largest=largest / scale if means else None,
+        mean=float(np.mean(means)) / scale if means else None,
+    )
+
+
+def _reference(segmentor: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores ``[B, K, H, W]`` of PyTorch."""
+    device = next(segmentor.parameters()).device
+    with torch.inference_mode():
+        scores = segmentor.encode_decode(  # type: ignore[operator]
+            torch.from_numpy(images).to(device), [{}] * len(images)
+        )
+    result: NDArray[np.float32] = scores.cpu().numpy()
+    return result
+
+
+def _indices(results: dict[str, NDArray[Any]], metadata: DeployMetadata) -> NDArray[np.int64]:
+    """Class indices ``[B, H, W]``; -1 for an id that no class has."""
+    if "labels" not in results:
+        return np.asarray(results["scores"].argmax(1))
+    labels = results["labels"]
+    if metadata.label_values == "index":
+        return np.asarray(labels, np.int64)
+    ids = np.asarray(metadata.model.class_ids)
+    indices = np.full(labels.shape, -1, np.int64)
+    for index, class_id in enumerate(ids):
+        indices[labels == class_id] = index
+    return indices
