@@ -11,24 +11,18 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from mmseg_eomt.apis.export_pictures import Pictures, choose_pictures
 from mmseg_eomt.apis.inference import SegmentationModel, load_model
-from mmseg_eomt.apis.predict_files import find_images
 from mmseg_eomt.checkpoints.describe import package_versions
-from mmseg_eomt.datasets.data_description import load_data
-from mmseg_eomt.datasets.file_pairs import find_pairs
 from mmseg_eomt.deploy.metadata import DeployMetadata
 from mmseg_eomt.deploy.request import DEFAULT_OPSET, check_opset, check_packages, deploy_metadata
 
 if TYPE_CHECKING:
     import onnx
 
-    from mmseg_eomt.deploy.pictures import Pixels
     from mmseg_eomt.deploy.report import ExportResult
     from mmseg_eomt.images.pixels import PixelsLike
 
-PICTURES = 16
-"""Pictures to compare on, evenly spread over those given."""
-MADE_PICTURES = 4
 SAMPLES = 8
 """Pictures on which magnitudes are measured for half precision."""
 
@@ -119,16 +113,15 @@ def export_onnx(
             channel_order=channel_order,
             versions=_versions(),
         )
-        source, notes = _pictures(images, data, metadata)
+        pictures = choose_pictures(images, data, channels=metadata.model.in_channels)
         graph = _graph(
-            model.segmentor, metadata, source, opset_version, simplify=simplify, debug=debug
+            model.segmentor, metadata, pictures, opset_version, simplify=simplify, debug=debug
         )
         _write(path, graph, metadata)
         del graph
-        comparisons = _comparisons(path, model.segmentor, metadata, source) if verify else ()
-        if verify and precision == "bf16":
-            notes = (*notes, "No CPU computes in bfloat16 here: float32 was rounded to it instead.")
-        result = ExportResult(out, metadata, tuple(comparisons), notes if verify else ())
+        comparisons = _comparisons(path, model.segmentor, metadata, pictures) if verify else ()
+        notes = _notes(pictures, metadata) if verify else ()
+        result = ExportResult(out, metadata, tuple(comparisons), notes)
         print_result(result, Console())
         if result.failures():
             raise _failed(result)
@@ -156,60 +149,10 @@ def _versions() -> dict[str, str]:
     return {**package_versions(), **found}
 
 
-def _pictures(
-    images: str | Path | Sequence[PixelsLike] | None, data: Any, metadata: DeployMetadata
-) -> tuple[_Source, tuple[str, ...]]:
-    """Where pictures come from, and a note that says it."""
-    given: list[PixelsLike]
-    if isinstance(images, (str, Path)):
-        given, name = list(find_images(Path(images))), str(images)
-    elif images is not None:
-        given, name = list(images), "the images given"
-    elif data is not None:
-        description = load_data(data)
-        pairs = [pair for folders in description.folders("val") for pair in find_pairs(folders)]
-        given, name = (
-            [pair.image for pair in pairs],
-            f"the validation images of {description.source}",
-        )
-    else:
-        note = (
-            f"Compared on {MADE_PICTURES} made pictures (regions of texture): give real ones with "
-            "images= or data= (--images, --data)."
-        )
-        return _Source(None, metadata.model.in_channels), (note,)
-    if not given:
-        raise ValueError("images is an empty list: give at least one image.")
-    step = max(1, len(given) // PICTURES)
-    given = given[::step][:PICTURES]
-    note = f"Compared on {len(given)} pictures of {name}."
-    return _Source(given, metadata.model.in_channels), (note,)
-
-
-class _Source:
-    """Pictures at any size.
-
-    Args:
-        images: The images; None makes pictures.
-        channels: Of the model.
-    """
-
-    def __init__(self, images: Sequence[PixelsLike] | None, channels: int) -> None:
-        self.images, self.channels = images, channels
-
-    def at(self, size: tuple[int, int], *, count: int | None = None) -> list[Pixels]:
-        """The first `count` pictures, or all, at a size."""
-        from mmseg_eomt.deploy.pictures import fitted, made_pictures
-
-        if self.images is None:
-            return made_pictures(count or MADE_PICTURES, size, channels=self.channels)
-        return [fitted(image, size, channels=self.channels) for image in self.images[:count]]
-
-
 def _graph(
     segmentor: nn.Module,
     metadata: DeployMetadata,
-    source: _Source,
+    pictures: Pictures,
     opset_version: int,
     *,
     simplify: bool,
@@ -220,7 +163,7 @@ def _graph(
     from mmseg_eomt.deploy.precision import convert_precision
 
     model = export_graph(segmentor, metadata, opset_version=opset_version, debug=debug)
-    samples = _samples(metadata, source)
+    samples = _samples(metadata, pictures)
     if simplify:
         model = simplified(model, samples[:1])
     if metadata.precision in ("fp16", "bf16"):
@@ -228,15 +171,15 @@ def _graph(
     return model
 
 
-def _samples(metadata: DeployMetadata, source: _Source) -> list[dict[str, Any]]:
+def _samples(metadata: DeployMetadata, pictures: Pictures) -> list[dict[str, Any]]:
     """Inputs of the graph by name, of as many images as it takes."""
     from mmseg_eomt.deploy.pictures import graph_input
 
     batch = 1 if "batch" in metadata.dynamic else metadata.batch_size
-    pictures = source.at((metadata.height, metadata.width), count=SAMPLES)
+    found = pictures.at((metadata.height, metadata.width), count=SAMPLES)
     groups = [
-        [pictures[(first + index) % len(pictures)] for index in range(batch)]
-        for first in range(0, len(pictures), batch)
+        [found[(first + index) % len(found)] for index in range(batch)]
+        for first in range(0, len(found), batch)
     ]
     return [{metadata.input.name: graph_input(group, metadata)} for group in groups]
 
@@ -256,15 +199,21 @@ def _write(path: Path, model: onnx.ModelProto, metadata: DeployMetadata) -> None
 
 
 def _comparisons(
-    path: Path, segmentor: nn.Module, metadata: DeployMetadata, source: _Source
+    path: Path, segmentor: nn.Module, metadata: DeployMetadata, pictures: Pictures
 ) -> list[Any]:
     from mmseg_eomt.deploy.verify import compare, plans, runner
 
     run = runner(path, metadata)
     return [
-        compare(run, segmentor, metadata, source.at(size), batch=batch)
+        compare(run, segmentor, metadata, pictures.at(size), batch=batch)
         for batch, size in plans(metadata)
     ]
+
+
+def _notes(pictures: Pictures, metadata: DeployMetadata) -> tuple[str, ...]:
+    if metadata.precision != "bf16":
+        return (pictures.note,)
+    return pictures.note, "No CPU computes in bfloat16 here: float32 was rounded to it instead."
 
 
 def _failed(result: ExportResult) -> ValueError:

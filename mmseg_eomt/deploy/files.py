@@ -34,7 +34,7 @@ def staged(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: If the folder cannot be written to: before the block starts. After an error in
-            the block, `path` is what it was before.
+            the block, or in moving, `path` is what it was before.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give the name of a file in it.")
@@ -49,6 +49,14 @@ def staged(path: Path) -> Iterator[Path]:
         ) from error
     try:
         yield folder / path.name
+        _move(folder, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    sync_folder(path.parent)
+
+
+def _move(folder: Path, path: Path) -> None:
+    try:
         made = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
         for file in made:
             with open(file, "rb+") as opened:
@@ -59,9 +67,8 @@ def staged(path: Path) -> Iterator[Path]:
             os.replace(file, path.with_name(file.name))
         if len(made) == 1:
             data_file(path).unlink(missing_ok=True)  # of an older, larger model
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    sync_folder(path.parent)
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def data_file(path: Path) -> Path:
@@ -76,6 +83,13 @@ def write_model(path: Path, model: onnx.ModelProto) -> None:
         path: The file.
         model: The model. Weights that go beside the file are moved out of it.
     """
+    try:
+        _write(path, model)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _write(path: Path, model: onnx.ModelProto) -> None:
     if stored_bytes(model) > LARGEST_FILE:
         with open(data_file(path), "wb") as file:
             for tensor in model.graph.initializer:
@@ -93,3 +107,11 @@ def write_model(path: Path, model: onnx.ModelProto) -> None:
                 for key, value in place.items():
                     tensor.external_data.add(key=key, value=value)
     path.write_bytes(model.SerializeToString())
+
+
+def _not_written(path: Path, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"{path}: could not be written ({error.strerror or error}). What was there before is "
+        "still there. Free some space or choose another place, and export again",
+    )

@@ -8,6 +8,7 @@ Shape legend: B images, K classes, H/W pixels.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -174,12 +175,24 @@ def compare(
 def _reference(segmentor: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores ``[B, K, H, W]`` of PyTorch."""
     device = next(segmentor.parameters()).device
-    with torch.inference_mode():
+    with torch.inference_mode(), _evaluating(segmentor):
         scores = segmentor.encode_decode(  # type: ignore[operator]
             torch.from_numpy(images).to(device), [{}] * len(images)
         )
     result: NDArray[np.float32] = scores.cpu().numpy()
     return result
+
+
+@contextlib.contextmanager
+def _evaluating(segmentor: nn.Module) -> Iterator[None]:
+    """In eval mode for a while, each module."""
+    modes = {module: module.training for module in segmentor.modules()}
+    try:
+        segmentor.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _indices(results: dict[str, NDArray[Any]], metadata: DeployMetadata) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -220,6 +221,24 @@ def test_folder_that_cannot_be_written_to_is_found_out_first(weights: Path, tmp_
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(IsADirectoryError, match=r"folder.onnx: is a folder"):
         export_onnx(tmp_path / "folder.onnx", checkpoint=tmp_path / "is-not-read")
+
+
+def test_full_disk_is_named_and_leaves_what_was_there(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m.onnx"
+    out.write_bytes(b"the model of yesterday")
+
+    def full(path: Path, content: bytes) -> int:
+        with open(path, "wb") as file:
+            file.write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"m.onnx: could not be written \(No space left on device\)"):
+        export_onnx(out, checkpoint=weights)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    assert out.read_bytes() == b"the model of yesterday"
 
 
 def test_missing_packages_are_named_with_the_command(
