@@ -1,1 +1,8 @@
-"""Exported models: making them, and what they say about themselves."""
+"""Exported models: making them, what they say about themselves, and running them.
+
+`Session` needs neither PyTorch nor the mm packages.
+"""
+
+from mmseg_eomt.deploy.session import Session
+
+__all__ = ["Session"]
