@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmseg_eomt.apis.errors import run_tool
 from mmseg_eomt.datasets.check import check_dataset, html_report, text_report
 from mmseg_eomt.datasets.check.output_files import refuse_inside_dataset
 from mmseg_eomt.datasets.check.sources import read_source
+from mmseg_eomt.errors import run_tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

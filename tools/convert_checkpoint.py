@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 import mmseg_eomt
-from mmseg_eomt.apis.errors import run_tool
 from mmseg_eomt.checkpoints.convert import describe
+from mmseg_eomt.errors import run_tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_eomt.apis.errors import run_tool
 from mmseg_eomt.datasets import convert
+from mmseg_eomt.errors import run_tool
 
 _SPLITS = ("train", "val", "test")
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 import mmseg_eomt
-from mmseg_eomt.apis.errors import run_tool
 from mmseg_eomt.deploy.metadata import CHANNEL_ORDERS
 from mmseg_eomt.deploy.request import DEFAULT_OPSET, OPSETS, PRECISIONS
+from mmseg_eomt.errors import run_tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmseg_eomt.apis.errors import run_tool
 from mmseg_eomt.apis.run import LAUNCHERS, run_test
+from mmseg_eomt.errors import run_tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

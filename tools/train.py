@@ -12,7 +12,6 @@ from mmengine.config import Config, DictAction
 
 from mmseg_eomt.apis.arguments import apply_transform_args
 from mmseg_eomt.apis.averaging import apply_ema
-from mmseg_eomt.apis.errors import run_tool
 from mmseg_eomt.apis.precision import mixed_precision
 from mmseg_eomt.apis.run import (
     LAUNCHERS,
@@ -23,6 +22,7 @@ from mmseg_eomt.apis.run import (
 )
 from mmseg_eomt.apis.start_classes import BY_NAME
 from mmseg_eomt.apis.summary import print_summary
+from mmseg_eomt.errors import run_tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -86,7 +86,7 @@ def export_onnx(
         ImportError: If a package is missing.
         OSError: If the file cannot be written; found out before the export starts.
         ValueError: If an argument or the checkpoint is unfit, or the exported model differs from
-            PyTorch by more than `mmseg_eomt.deploy.verify.LIMITS`.
+            PyTorch by more than `mmseg_eomt.deploy.limits.LIMITS`.
     """
     check_packages(simplify=simplify)
     from mmseg_eomt.deploy.files import staged

@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mmseg_eomt.deploy.limits import LIMITS
 from mmseg_eomt.deploy.metadata import DeployMetadata
-from mmseg_eomt.deploy.verify import LIMITS, Comparison
+from mmseg_eomt.deploy.verify import Comparison
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 import mmseg_eomt.deploy.files
-import mmseg_eomt.deploy.verify
 from mmseg_eomt import SegmentationModel, export_onnx, load_model
+from mmseg_eomt.deploy.limits import LIMITS, Limits
 from mmseg_eomt.deploy.onnx_graph import array_of
 from mmseg_eomt.deploy.pictures import graph_input, made_pictures
-from mmseg_eomt.deploy.verify import Limits
 from tests.deploy.exporting import metadata_of, run_file
 from tests.deploy.lively import CLASSES, lively_weights
 
@@ -167,7 +166,7 @@ def test_model_that_differs_is_not_written(
 ) -> None:
     out = tmp_path / "m.onnx"
     out.write_bytes(b"the model of yesterday")
-    strict = {**mmseg_eomt.deploy.verify.LIMITS, "fp32": Limits(1.0, 0.0, 0.0)}
+    strict = {**LIMITS, "fp32": Limits(1.0, 0.0, 0.0)}
     monkeypatch.setattr("mmseg_eomt.deploy.report.LIMITS", strict)
     with pytest.raises(ValueError, match=r"differs from PyTorch: at batch 1, 40 x 40 pixels"):
         export_onnx(out, checkpoint=weights)
