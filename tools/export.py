@@ -54,7 +54,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--no-verify", dest="verify", action="store_false", help="do not compare with PyTorch"
     )
     parser.add_argument("--images", metavar="DIR", help="pictures to compare on")
-    parser.add_argument("--data", metavar="DATA.yaml", help="a dataset to compare on")
+    parser.add_argument("--data", metavar="DATA.yaml", help="a dataset: compare on it, mIoU too")
+    parser.add_argument(
+        "--max-drop", type=float, metavar="MIOU", help="mIoU that may be lost (int8: 1)"
+    )
     parser.add_argument(
         "--debug", action="store_true", help="show tracebacks and exporter messages"
     )
@@ -79,6 +82,7 @@ def export(args: argparse.Namespace) -> None:
         verify=args.verify,
         images=args.images,
         data=args.data,
+        max_drop=args.max_drop,
         debug=args.debug,
     )
     print(f"Exported to {result.path}.")

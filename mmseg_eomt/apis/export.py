@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from mmseg_eomt.apis.export_miou import described, miou_pair
 from mmseg_eomt.apis.export_pictures import Pictures, choose_pictures
 from mmseg_eomt.apis.inference import SegmentationModel, load_model
 from mmseg_eomt.checkpoints.describe import package_versions
@@ -44,6 +46,7 @@ def export_onnx(
     verify: bool = True,
     images: str | Path | Sequence[PixelsLike] | None = None,
     data: Any = None,
+    max_drop: float | None = None,
     debug: bool = False,
 ) -> ExportResult:
     """Export a trained model as ONNX, and hold it against PyTorch.
@@ -76,7 +79,9 @@ def export_onnx(
         images: What to compare on (and to measure magnitudes on): an image, a folder, or a list of
             paths, PIL images or arrays. None takes `data`, or pictures that are made.
         data: A dataset as for training (the YAML file or a dict), whose validation images are
-            compared on.
+            compared on. mIoU of both is measured on all of them.
+        max_drop: By how much mIoU, in percent, may drop on `data`. None takes
+            `mmseg_eomt.deploy.limits.DROPS` of the precision (1 for int8).
         debug: Whether the exporter's own messages are shown.
 
     Returns:
@@ -96,6 +101,11 @@ def export_onnx(
     if out.suffix != ".onnx":
         raise ValueError(f"out is '{out}': the name of the file must end in .onnx.")
     opset_version = check_opset(opset_version)
+    if verify and data is not None and outputs == "labels":
+        raise ValueError(
+            "outputs is 'labels', but mIoU on `data` takes scores, which are averaged over windows "
+            "and resized. Export both, or compare on pictures alone (images, --images)."
+        )
     with staged(out) as path:
         model = checkpoint if isinstance(checkpoint, SegmentationModel) else None
         if model is None:
@@ -113,18 +123,19 @@ def export_onnx(
             channel_order=channel_order,
             versions=_versions(),
         )
+        if verify and data is not None:
+            described(data, model.header)  # before the time that exporting takes
         pictures = choose_pictures(images, data, channels=metadata.model.in_channels)
         graph = _graph(
             model.segmentor, metadata, pictures, opset_version, simplify=simplify, debug=debug
         )
         _write(path, graph, metadata)
         del graph
-        comparisons = _comparisons(path, model.segmentor, metadata, pictures) if verify else ()
-        notes = _notes(pictures, metadata) if verify else ()
-        result = ExportResult(out, metadata, tuple(comparisons), notes)
-        print_result(result, Console())
-        if result.failures():
-            raise _failed(result)
+        result = ExportResult(out, metadata)
+        if verify:
+            result = _verified(path, result, model, pictures, data=data, max_drop=max_drop)
+            print_result(result, Console())
+            _check(result)
     return result
 
 
@@ -198,30 +209,51 @@ def _write(path: Path, model: onnx.ModelProto, metadata: DeployMetadata) -> None
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def _comparisons(
-    path: Path, segmentor: nn.Module, metadata: DeployMetadata, pictures: Pictures
-) -> list[Any]:
-    from mmseg_eomt.deploy.verify import compare, plans, runner
+def _verified(
+    path: Path,
+    result: ExportResult,
+    model: SegmentationModel,
+    pictures: Pictures,
+    *,
+    data: Any,
+    max_drop: float | None,
+) -> ExportResult:
+    """The result with all comparisons that were asked for."""
+    from mmseg_eomt.deploy.limits import DROPS
+    from mmseg_eomt.deploy.verify import compare, open_file, plans
 
-    run = runner(path, metadata)
-    return [
-        compare(run, segmentor, metadata, pictures.at(size), batch=batch)
+    metadata = result.metadata
+    runner = open_file(path, metadata)
+    comparisons = [
+        compare(runner, model.segmentor, metadata, pictures.at(size), batch=batch)
         for batch, size in plans(metadata)
     ]
-
-
-def _notes(pictures: Pictures, metadata: DeployMetadata) -> tuple[str, ...]:
-    if metadata.precision != "bf16":
-        return (pictures.note,)
-    return pictures.note, "No CPU computes in bfloat16 here: float32 was rounded to it instead."
-
-
-def _failed(result: ExportResult) -> ValueError:
-    worst = min(result.failures(), key=lambda item: item.agreement)
-    return ValueError(
-        f"The exported model differs from PyTorch: at batch {worst.batch}, {worst.size[0]} x "
-        f"{worst.size[1]} pixels {worst.agreement:.4%} of the labels are the same, and scores "
-        f"differ by up to {worst.largest or 0:.1e} (the table has the limits). "
-        "Nothing was written. Compare on real pictures (--images, --data), or choose a higher "
-        "precision."
+    notes = [pictures.note]
+    if metadata.precision == "bf16":
+        notes.append("No CPU computes in bfloat16 here: float32 was rounded to it instead.")
+    miou = None
+    if data is not None:
+        drop = DROPS[metadata.precision] if max_drop is None else max_drop
+        console = Console(stderr=True)
+        miou = miou_pair(runner, model, data, max_drop=drop, console=console)
+    return dataclasses.replace(
+        result, comparisons=tuple(comparisons), notes=tuple(notes), miou=miou
     )
+
+
+def _check(result: ExportResult) -> None:
+    """Raises if the exported model is another model."""
+    if result.failures():
+        worst = min(result.failures(), key=lambda item: item.agreement)
+        raise ValueError(
+            f"The exported model differs from PyTorch: at batch {worst.batch}, {worst.size[0]} x "
+            f"{worst.size[1]} pixels {worst.agreement:.4%} of the labels are the same, and scores "
+            f"differ by up to {worst.largest or 0:.1e} (the table has the limits). Nothing was "
+            "written. Compare on real pictures (--images, --data), or choose a higher precision."
+        )
+    if result.miou is not None and result.miou.failed:
+        raise ValueError(
+            f"The exported model loses {result.miou.drop:.2f} mIoU, more than the "
+            f"{result.miou.max_drop:g} allowed (max_drop, --max-drop). Nothing was written. Choose "
+            "a higher precision, or allow more."
+        )

@@ -31,3 +31,6 @@ LIMITS = {
     # Only a dataset can tell whether these errors matter; the limits catch what is broken.
     "int8": Limits(agreement=0.9, largest=1.0, mean=5e-2),
 }
+
+DROPS = {"fp32": 0.05, "fp16": 0.2, "bf16": 0.5, "int8": 1.0}
+"""By how much mIoU, in percent, may drop on a dataset."""

@@ -14,6 +14,33 @@ from mmseg_eomt.deploy.verify import Comparison
 
 
 @dataclasses.dataclass(frozen=True)
+class MiouPair:
+    """mIoU in percent on a validation set, at the images' own sizes.
+
+    Args:
+        reference: Of PyTorch in float32.
+        exported: Of the exported model.
+        images: How many were counted.
+        max_drop: By how much the exported model may be worse.
+    """
+
+    reference: float
+    exported: float
+    images: int
+    max_drop: float
+
+    @property
+    def drop(self) -> float:
+        """By how much the exported model is worse."""
+        return self.reference - self.exported
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is worse by more than allowed. (A NaN is.)"""
+        return not self.drop <= self.max_drop
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportResult:
     """An exported model.
 
@@ -22,12 +49,14 @@ class ExportResult:
         metadata: What it says about itself.
         comparisons: Against PyTorch in float32; empty if it was not verified.
         notes: What a user should know about these.
+        miou: mIoU of both; None without a dataset.
     """
 
     path: Path
     metadata: DeployMetadata
     comparisons: tuple[Comparison, ...] = ()
     notes: tuple[str, ...] = ()
+    miou: MiouPair | None = None
 
     def failures(self) -> tuple[Comparison, ...]:
         """Comparisons outside the limits of the precision."""
@@ -59,6 +88,14 @@ def print_result(result: ExportResult, console: Console) -> None:
             f"{limits.mean:g}", "",
         )  # fmt: skip
         console.print(table)
+    if result.miou is not None:
+        pair = result.miou
+        console.print(
+            f"mIoU on {pair.images} validation images: PyTorch {pair.reference:.2f}, ONNX Runtime "
+            f"({result.metadata.precision}) {pair.exported:.2f} ({-pair.drop:+.2f}; "
+            f"allowed: {-pair.max_drop:+.2f}){' FAILED' if pair.failed else ''}.",
+            highlight=False,
+        )
     for note in result.notes:
         console.print(note, highlight=False)
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -27,9 +26,7 @@ from mmseg_eomt.deploy.files import write_model
 from mmseg_eomt.deploy.limits import Limits
 from mmseg_eomt.deploy.metadata import DeployMetadata
 from mmseg_eomt.deploy.pictures import Pixels, graph_input, network_input
-
-Run = Callable[[NDArray[Any]], list[NDArray[Any]]]
-"""Runs the exported model on a batch; its outputs in the order of the metadata."""
+from mmseg_eomt.deploy.runners import OnnxRunner, Runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,32 +73,18 @@ def plans(metadata: DeployMetadata) -> Iterator[tuple[int, tuple[int, int]]]:
         yield (batches or [metadata.batch_size])[-1], (height, width)
 
 
-def runner(path: Path, metadata: DeployMetadata) -> Run:
-    """Opens a file in ONNX Runtime on the CPU. bfloat16, which it lacks there, is emulated."""
-    if metadata.precision == "bf16":
-        with tempfile.TemporaryDirectory() as folder:
-            emulated = Path(folder) / path.name
-            write_model(emulated, emulate_bf16(onnx.load(path)))
-            return _session(emulated, metadata)
-    return _session(path, metadata)
-
-
-def _session(path: Path, metadata: DeployMetadata) -> Run:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def run(images: NDArray[Any]) -> list[NDArray[Any]]:
-        outputs: list[NDArray[Any]] = session.run(
-            list(metadata.outputs), {metadata.input.name: images}
-        )
-        return outputs
-
-    return run
+def open_file(path: Path, metadata: DeployMetadata) -> Runner:
+    """Open a file in ONNX Runtime on the CPU. bfloat16, which it lacks there, is emulated."""
+    if metadata.precision != "bf16":
+        return OnnxRunner(path, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        emulated = Path(folder) / path.name
+        write_model(emulated, emulate_bf16(onnx.load(path)))
+        return OnnxRunner(emulated, providers=["CPUExecutionProvider"])
 
 
 def compare(
-    run: Run,
+    runner: Runner,
     segmentor: nn.Module,
     metadata: DeployMetadata,
     pictures: Sequence[Pixels],
@@ -111,7 +94,7 @@ def compare(
     """Compare on pictures of one size.
 
     Args:
-        run: Runs the exported model.
+        runner: Of the exported model.
         segmentor: The model it was made of, in float32.
         metadata: Of the exported model.
         pictures: As `read_image` gives them. They are repeated to fill the last batch.
@@ -124,7 +107,7 @@ def compare(
     largest, scale = 0.0, 0.0
     for first in range(0, len(pictures), batch):
         group = [pictures[(first + index) % len(pictures)] for index in range(batch)]
-        results = dict(zip(metadata.outputs, run(graph_input(group, metadata)), strict=True))
+        results = runner.run(graph_input(group, metadata))
         expected = _reference(segmentor, network_input(np.stack(group), metadata.model))
         best = expected.argmax(1)
         found_classes.update(np.unique(best).tolist())
@@ -148,7 +131,7 @@ def compare(
 def _reference(segmentor: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores ``[B, K, H, W]`` of PyTorch."""
     device = next(segmentor.parameters()).device
-    with torch.inference_mode(), _evaluating(segmentor):
+    with torch.inference_mode(), evaluating(segmentor):
         scores = segmentor.encode_decode(  # type: ignore[operator]
             torch.from_numpy(images).to(device), [{}] * len(images)
         )
@@ -157,8 +140,8 @@ def _reference(segmentor: nn.Module, images: NDArray[np.float32]) -> NDArray[np.
 
 
 @contextlib.contextmanager
-def _evaluating(segmentor: nn.Module) -> Iterator[None]:
-    """In eval mode for a while, each module."""
+def evaluating(segmentor: nn.Module) -> Iterator[None]:
+    """Puts each module into eval mode for a while."""
     modes = {module: module.training for module in segmentor.modules()}
     try:
         segmentor.eval()
@@ -175,8 +158,7 @@ def _indices(results: dict[str, NDArray[Any]], metadata: DeployMetadata) -> NDAr
     labels = results["labels"]
     if metadata.label_values == "index":
         return np.asarray(labels, np.int64)
-    ids = np.asarray(metadata.model.class_ids)
     indices = np.full(labels.shape, -1, np.int64)
-    for index, class_id in enumerate(ids):
+    for index, class_id in enumerate(metadata.model.class_ids):
         indices[labels == class_id] = index
     return indices
