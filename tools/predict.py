@@ -1,13 +1,22 @@
-"""Predict images: python tools/predict.py CHECKPOINT IMAGE_OR_FOLDER --out DIR"""
+"""Predict images: python tools/predict.py MODEL IMAGE_OR_FOLDER --out DIR
+
+MODEL is a checkpoint, or an exported model (.onnx, .engine), which needs no PyTorch.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from mmseg_eomt.apis.predict_files import predict_files
+from mmseg_eomt.deploy import Session
+from mmseg_eomt.deploy.runners import SUFFIXES
 from mmseg_eomt.errors import run_tool
+from mmseg_eomt.images.prediction_files import plan_files, write_predictions
+
+# Of ONNX Runtime, by --device.
+PROVIDERS = {None: None, "cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider"]}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -15,13 +24,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Write class-id PNGs (OUT/masks) and overlays (OUT/overlays) of images."
     )
-    parser.add_argument("checkpoint", help="exported/*.safetensors or a .pth checkpoint of a run")
+    parser.add_argument(
+        "model",
+        help="exported/*.safetensors, a .pth checkpoint of a run, a .onnx or a .engine file",
+    )
     parser.add_argument("images", help="an image, or a folder that is searched for images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--device", help="e.g. cpu or cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay, 0 to 1")
     parser.add_argument(
-        "--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of the network"
+        "--precision",
+        choices=["fp32", "bf16", "fp16"],
+        help="of a checkpoint's network (default: fp32)",
     )
     parser.add_argument(
         "--compile",
@@ -36,16 +50,37 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def predict(args: argparse.Namespace) -> None:
     """Predict and say where the results are."""
-    count = predict_files(
-        args.checkpoint,
-        args.images,
-        args.out,
-        device=args.device,
-        opacity=args.opacity,
-        precision=args.precision,
-        compile=args.compile,
-    )
+    if Path(args.model).suffix in SUFFIXES:
+        count = predict_exported(args)
+    else:
+        from mmseg_eomt.apis.predict_files import predict_files  # imports PyTorch
+
+        count = predict_files(
+            args.model,
+            args.images,
+            args.out,
+            device=args.device,
+            opacity=args.opacity,
+            precision=args.precision or "fp32",
+            compile=args.compile,
+        )
     print(f"{count} images predicted; masks and overlays are in {args.out}.")
+
+
+def predict_exported(args: argparse.Namespace) -> int:
+    """Predict with an exported model; returns the number of images."""
+    for option in ("precision", "compile"):
+        if getattr(args, option) is not None:
+            raise ValueError(
+                f"--{option} is for checkpoints: {args.model} was exported in its precision. Leave "
+                "it out, or export the model otherwise (tools/export.py)."
+            )
+    if args.device not in PROVIDERS:
+        raise ValueError(
+            f"--device is {args.device!r}; for exported models it is cpu or cuda, or left out."
+        )
+    files = plan_files(args.images, args.out, opacity=args.opacity)
+    return write_predictions(Session(args.model, providers=PROVIDERS[args.device]), files)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmseg_eomt.apis.predict_files import find_images
 from mmseg_eomt.datasets.data_description import load_data
 from mmseg_eomt.datasets.file_pairs import find_pairs
+from mmseg_eomt.images.prediction_files import find_images
 
 if TYPE_CHECKING:
     from mmseg_eomt.deploy.pictures import Pixels

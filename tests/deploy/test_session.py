@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +19,18 @@ from tests.deploy.lively import CLASSES, lively_weights, picture
 
 WINDOW = 40
 
-# Both programs may use what mmseg_eomt needs without PyTorch, and nothing else.
-ALONE = """
-import sys
-
+# Programs may use what mmseg_eomt needs without PyTorch, and nothing else.
+BLOCKER = """
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"torch", "mmengine", "mmcv", "mmseg", "timm"}:
-            raise ImportError(f"{name} is not there")
+            raise ImportError(name + " is not there")
 
 sys.meta_path.insert(0, Blocker())
+"""
+ALONE = f"""
+import sys
+{BLOCKER}
 import numpy as np
 from mmseg_eomt.deploy import Session
 session = Session(sys.argv[1])
@@ -244,3 +248,39 @@ def test_memory_of_a_large_image_is_bounded(folder: Path) -> None:
     grown = int(done.stdout) * unit / 2**20
     # Labels int64 and int32 (275 MiB), scores of two windows (75), of a strip, and the image.
     assert grown < 800, f"{grown:.0f} MiB"
+
+
+def test_the_tool_predicts_files_without_pytorch(batched: Path, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for index, size in enumerate(((60, 91), (40, 40))):
+        picture(size, seed=index).save(images / f"{index}.png")
+    root = Path(__file__).parents[2]
+    code = f"import sys, runpy\n{BLOCKER}\nsys.argv = sys.argv[1:]\n"
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    tool = [sys.executable, "-c", code, "tools/predict.py"]
+    subprocess.run(
+        [*tool, str(batched), str(images), "--out", str(out), "--device", "cpu"],
+        check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    for index in range(2):
+        mask = np.asarray(Image.open(out / "masks" / f"{index}.png"))
+        expected = Session(batched).predict(images / f"{index}.png")
+        np.testing.assert_array_equal(mask, expected)
+        assert (out / "overlays" / f"{index}.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "fp16"], "--precision is for checkpoints"),
+        (["--compile"], "--compile is for checkpoints"),
+        (["--device", "tpu"], "--device is 'tpu'; for exported models it is cpu or cuda"),
+    ],
+)
+def test_the_tool_refuses_options_of_checkpoints(
+    options: list[str], message: str, batched: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "predict.py"))["main"]
+    assert main([str(batched), "images", "--out", "out", *options]) == 2
+    assert message in capsys.readouterr().err
