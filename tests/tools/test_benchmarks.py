@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from mmseg_eomt import export_onnx
+from tests.apis.tiny import make_data
+from tests.deploy.lively import lively_weights
 
 BENCHMARKS = Path(__file__).parents[2] / "tools" / "benchmarks"
 
@@ -84,3 +90,27 @@ def test_quick_run_prints_a_table(
 def test_gated_models_are_refused(script: Callable[[str], ModuleType]) -> None:
     with pytest.raises(ValueError, match="another model"):
         script("pair").Shape.parse("dinov3/vits16plus")
+
+
+def test_deployed_models_are_measured_beside_the_checkpoint(
+    script: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three = {"classes": ("a", "b", "c"), "class_ids": (3, 7, 300), "palette": ((1, 2, 3),) * 3}
+    lively_weights(tmp_path / "w.safetensors", **three)
+    arguments = {"checkpoint": tmp_path / "w.safetensors", "verify": False}
+    export_onnx(tmp_path / "w.onnx", **arguments)
+    data = make_data(tmp_path / "data")
+    data["classes"] = {3: "a", 7: "b", 300: "c"}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+    options = ["--data", "data.yaml", "--pictures", "2", "--repeats", "2", "--json", "times.json"]
+    options = [str(tmp_path / word) if "." in word else word for word in options]
+    main = script("deployed").main
+    rows = main([str(tmp_path / "w.safetensors"), str(tmp_path / "w.onnx"), *options])
+    assert [row.name for row in rows] == ["PyTorch, eager", "w.onnx"]
+    assert rows[0].miou == pytest.approx(rows[1].miou, abs=0.05)
+    assert all(len(row.model) == len(row.end_to_end) == 2 for row in rows)
+    text = capsys.readouterr().out
+    for word in ("p50 ms", "p95 ms", "times as fast", "mIoU", "3 turns of warm-up"):
+        assert word in text
+    stored = json.loads((tmp_path / "times.json").read_text())
+    assert [row["name"] for row in stored] == ["PyTorch, eager", "w.onnx"]
