@@ -77,16 +77,15 @@ class DeployGraph(nn.Module):
             masks = F.interpolate(masks, scale_factor=scale, mode="bilinear", align_corners=False)
         masks = masks[..., :height, :width].sigmoid()
         probabilities = classes.softmax(-1)[..., :-1]  # [B, Q, K], without "no object"
-        # Classes lie together, so that the best one is read from one place in memory.
-        scores = masks.flatten(2).transpose(1, 2) @ probabilities  # [B, H * W, K]
+        # Planes of classes: the long axis last suits the product, and is what `scores` has.
+        scores = probabilities.transpose(1, 2) @ masks.flatten(2)  # [B, K, H * W]
         results = {}
         if "labels" in self.outputs:
-            best = scores.argmax(-1)
+            best = scores.argmax(1)
             best = F.embedding(best, self.class_ids) if self.ids else best.int()
             results["labels"] = best.view(batch, height, width)
         if "scores" in self.outputs:
-            planes = scores.transpose(1, 2)
-            results["scores"] = planes.reshape(batch, self.num_classes, height, width)
+            results["scores"] = scores.view(batch, self.num_classes, height, width)
         return tuple(results[name] for name in self.outputs)
 
 
