@@ -119,6 +119,7 @@ def test_position_table_of_one_size_is_a_constant(exported: Path) -> None:
     assert "Range" not in {node.op_type for node in model.graph.node}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 23])
 def test_oldest_and_newest_opset(weights: Path, tmp_path: Path, opset: int) -> None:
     result = export_onnx(tmp_path / "m.onnx", checkpoint=weights, opset_version=opset)

@@ -48,17 +48,18 @@ def export(tmp_path: Path, model: Any, **arguments: Any) -> Path:
     return out
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("dynamic", "size"), [("", (45, 70)), ("batch,height,width", (32, 32))])
-def test_tiny_models_give_the_labels_of_pytorch(
-    tmp_path: Path, family: str, dynamic: str, size: tuple[int, int]
+@pytest.mark.parametrize(
+    ("family", "dynamic", "size", "precision"),
+    [
+        ("dinov3", "", (45, 70), "fp32"),
+        ("dinov2", "batch,height,width", (32, 32), "fp32"),
+        ("dinov3", "batch", (45, 70), "fp16"),
+    ],
+)
+def test_labels_are_those_of_pytorch(
+    tmp_path: Path, family: str, dynamic: str, size: tuple[int, int], precision: str
 ) -> None:
-    check(tmp_path, model_of(family), dynamic, size, batch=2, precision="fp32")
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision_gives_the_labels_of_pytorch(tmp_path: Path, family: str) -> None:
-    check(tmp_path, model_of(family), "batch", (45, 70), batch=2, precision="fp16")
+    check(tmp_path, model_of(family), dynamic, size, batch=2, precision=precision)
 
 
 @pytest.mark.slow
