@@ -63,7 +63,7 @@ def low_nodes(model: onnx.ModelProto, *, dtype: str, samples: Sequence[Sample]) 
         ValueError: As `largest_magnitudes`.
     """
     graph = Graph(model)
-    flow = _Flow(graph)
+    flow = Flow(graph)
     opset = opset_of(model)
     low: set[int] = set()
     for index, node in enumerate(graph.nodes):
@@ -80,7 +80,7 @@ def low_nodes(model: onnx.ModelProto, *, dtype: str, samples: Sequence[Sample]) 
     return {index for index in low if fitting.allows(index)}
 
 
-class _Flow:
+class Flow:
     """What each value depends on, and what is still to come after each node.
 
     Attributes:
@@ -123,7 +123,7 @@ class _Flow:
                 self.after.add(index)
 
 
-def _structure_allows(index: int, graph: Graph, flow: _Flow, low: set[int]) -> bool:
+def _structure_allows(index: int, graph: Graph, flow: Flow, low: set[int]) -> bool:
     """Rules 2 to 4, for a node whose predecessors are decided."""
     node = graph.nodes[index]
     inputs = graph.float_inputs(index)
@@ -144,7 +144,7 @@ def _structure_allows(index: int, graph: Graph, flow: _Flow, low: set[int]) -> b
     return not high or len(high) < len(made)
 
 
-def _is_table(name: str, graph: Graph, flow: _Flow) -> bool:
+def _is_table(name: str, graph: Graph, flow: Flow) -> bool:
     """Whether a value is a position table: no data, and more than one number or one per channel."""
     if name in flow.data:
         return False
@@ -152,7 +152,7 @@ def _is_table(name: str, graph: Graph, flow: _Flow) -> bool:
     return tensor is None or sum(side > 1 for side in tensor.dims) > 1
 
 
-def _leave_to_neighbours(graph: Graph, flow: _Flow, low: set[int]) -> None:
+def _leave_to_neighbours(graph: Graph, flow: Flow, low: set[int]) -> None:
     """Rule 4, backwards: arithmetic on one value that only float32 operators read."""
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]
@@ -176,7 +176,7 @@ class _Fitting:
     def __init__(
         self,
         graph: Graph,
-        flow: _Flow,
+        flow: Flow,
         dtype: str,
         low: set[int],
         model: onnx.ModelProto,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+from rich.progress import track
 
 from mmseg_eomt.deploy.onnx_graph import Sample, session_of
 
@@ -31,32 +34,76 @@ def largest_magnitudes(
     Raises:
         ValueError: If there is no sample, or a value is not finite.
     """
+    names = list(dict.fromkeys(names))
+    found = _reduced(model, dict.fromkeys(names), samples)
+    ranges = {name: float(value) for name, value in found.items()}
+    _check_finite(ranges)
+    return ranges
+
+
+def channel_magnitudes(
+    model: onnx.ModelProto, widths: Mapping[str, int], samples: Sequence[Sample]
+) -> dict[str, NDArray[np.float32]]:
+    """Measure the largest absolute value of each channel, the last axis, over all samples.
+
+    Args:
+        model: The model, in float32.
+        widths: Names of the values to measure, with how many channels they have.
+        samples: Inputs by name, one dict per run.
+
+    Returns:
+        Magnitudes ``[C]`` by name.
+
+    Raises:
+        ValueError: As `largest_magnitudes`.
+    """
+    found = _reduced(model, widths, samples)
+    _check_finite({name: float(values.max()) for name, values in found.items()})
+    return found
+
+
+def _reduced(
+    model: onnx.ModelProto, widths: Mapping[str, int | None], samples: Sequence[Sample]
+) -> dict[str, NDArray[np.float32]]:
+    """Largest magnitudes of values: of each as a whole, or by channel where a width is given."""
     if not samples:
         raise ValueError("samples is empty: give at least one input to measure the model on.")
-    names = list(dict.fromkeys(names))
     measured = onnx.ModelProto()
     measured.CopyFrom(model)
-    kept = [value.name for value in measured.graph.output]
-    for index, name in enumerate(names):
-        magnitude, largest = f"magnitude_{index}", f"largest_{index}"
+    kept = {value.name for value in measured.graph.output}
+    for index, (name, width) in enumerate(widths.items()):
+        magnitude, rows, largest = (f"{kind}_{index}" for kind in ("magnitude", "rows", "largest"))
+        shape = numpy_helper.from_array(np.array([-1, width or 1]), f"row_shape_{index}")
+        axis = numpy_helper.from_array(np.array([0] if width else [0, 1]), f"row_axis_{index}")
+        measured.graph.initializer.extend([shape, axis])
         measured.graph.node.extend(
             [
                 helper.make_node("Abs", [name], [magnitude]),
-                helper.make_node("ReduceMax", [magnitude], [largest], keepdims=0),
+                helper.make_node("Reshape", [magnitude, shape.name], [rows]),
+                helper.make_node("ReduceMax", [rows, axis.name], [largest], keepdims=0),
             ]
         )
-        measured.graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
+        sides = [width] if width else []
+        measured.graph.output.append(
+            helper.make_tensor_value_info(largest, TensorProto.FLOAT, sides)
+        )
     wanted = [output.name for output in measured.graph.output if output.name not in kept]
-    found = np.zeros(len(wanted))
+    found = [np.zeros(width or (), np.float32) for width in widths.values()]
+    console = Console(stderr=True)
     with session_of(measured) as session:
-        for sample in samples:
-            values = np.array(session.run(wanted, sample) if wanted else [], dtype=np.float64)
-            found = np.maximum(found, values)  # keeps a NaN
-    ranges = dict(zip(names, found.tolist(), strict=True))
+        for sample in track(
+            samples, "Measuring magnitudes", console=console, disable=not console.is_terminal
+        ):
+            values = session.run(wanted, sample) if wanted else []
+            # Keeps a NaN.
+            found = [np.maximum(*pair) for pair in zip(found, values, strict=True)]
+    return dict(zip(widths, found, strict=True))
+
+
+def _check_finite(ranges: Mapping[str, float]) -> None:
     broken = [name for name, value in ranges.items() if not math.isfinite(value)]
     if broken:
         raise ValueError(
             f"{len(broken)} values of the float32 model are not finite on the samples, "
             f"{broken[0]!r} first: the weights or the samples are damaged."
         )
-    return ranges
