@@ -86,6 +86,7 @@ EXTRAS = {
         "setuptools>=77",  # as in pyproject.toml: a test builds the wheel without isolation
         # 4.57: first with EoMT on DINOv3, the independent implementation in the parity tests.
         "transformers>=4.57",
+        "tritonclient[http]",  # the client of mmseg_eomt.deploy.triton is tested
         "types-PyYAML",
         "wandb",
     ],
