@@ -101,6 +101,7 @@ def runner(
     lr: float = 0.02,
     model: dict[str, Any] | None = None,
     hooks: list[Any] | None = None,
+    loader: dict[str, Any] | None = None,
     schedule: dict[str, Any] | None = None,
     interval: int = 2,
     every: int = 3,
@@ -112,7 +113,8 @@ def runner(
     return SegmentationRunner(
         model=model or model_cfg(),
         work_dir=str(work_dir),
-        train_dataloader={
+        train_dataloader=loader
+        or {
             "batch_size": batch_size,
             "num_workers": 0,
             "dataset": data,
