@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from mmseg_eomt.apis.export_miou import described, miou_pair
-from mmseg_eomt.apis.export_pictures import Pictures, choose_pictures
+from mmseg_eomt.apis.export_pictures import Pictures, calibration_pictures, choose_pictures
 from mmseg_eomt.apis.inference import SegmentationModel, load_model
 from mmseg_eomt.checkpoints.describe import package_versions
 from mmseg_eomt.deploy.metadata import DeployMetadata
@@ -66,8 +66,9 @@ def export_onnx(
         batch_size: Images; where the batch is dynamic, the most it is verified with.
         dynamic: What the graph leaves open: some of 'batch', 'height' and 'width', as a list or
             separated by commas; '' for nothing.
-        precision: 'fp32', 'fp16' or 'bf16'. Softmax, layer norms, sums of scores and what
-            overflows stay in float32, and so do inputs and outputs.
+        precision: 'fp32', 'fp16', 'bf16' or 'int8'. Softmax, layer norms, sums of scores and what
+            overflows stay in float32, and so do inputs and outputs. int8 is for Linear layers
+            alone; their ranges are measured on the training images of `data`, or on `images`.
         outputs: 'labels', 'scores' or 'both'.
         include_preprocessing: The graph takes `uint8 [B, H, W, C]` as images are decoded,
             normalises them itself, and `labels` are the user's class ids.
@@ -125,13 +126,21 @@ def export_onnx(
         )
         if verify and data is not None:
             described(data, model.header)  # before the time that exporting takes
-        pictures = choose_pictures(images, data, channels=metadata.model.in_channels)
+        channels = model.header.in_channels
+        pictures = measured = choose_pictures(images, data, channels=channels)
+        if precision == "int8":
+            measured = calibration_pictures(images, data, channels=channels)
         graph = _graph(
-            model.segmentor, metadata, pictures, opset_version, simplify=simplify, debug=debug
+            model.segmentor, metadata, measured, opset_version, simplify=simplify, debug=debug
         )
         _write(path, graph, metadata)
         del graph
-        result = ExportResult(out, metadata)
+        notes = [pictures.note]
+        if precision == "int8":
+            notes.insert(0, measured.note)
+        elif precision == "bf16":
+            notes.append("No CPU computes in bfloat16 here: float32 was rounded to it instead.")
+        result = ExportResult(out, metadata, notes=tuple(notes))
         if verify:
             result = _verified(path, result, model, pictures, data=data, max_drop=max_drop)
             print_result(result, Console())
@@ -172,12 +181,15 @@ def _graph(
     """The ONNX model in its precision, without metadata."""
     from mmseg_eomt.deploy.exporter import export_graph, simplified
     from mmseg_eomt.deploy.precision import convert_precision
+    from mmseg_eomt.deploy.quantize import quantize_linears
 
     model = export_graph(segmentor, metadata, opset_version=opset_version, debug=debug)
     samples = _samples(metadata, pictures)
     if simplify:
         model = simplified(model, samples[:1])
-    if metadata.precision in ("fp16", "bf16"):
+    if metadata.precision == "int8":
+        return quantize_linears(model, samples)
+    if metadata.precision != "fp32":
         model = convert_precision(model, dtype=metadata.precision, samples=samples)
     return model
 
@@ -187,7 +199,8 @@ def _samples(metadata: DeployMetadata, pictures: Pictures) -> list[dict[str, Any
     from mmseg_eomt.deploy.pictures import graph_input
 
     batch = 1 if "batch" in metadata.dynamic else metadata.batch_size
-    found = pictures.at((metadata.height, metadata.width), count=SAMPLES)
+    count = None if metadata.precision == "int8" else SAMPLES
+    found = pictures.at((metadata.height, metadata.width), count=count)
     groups = [
         [found[(first + index) % len(found)] for index in range(batch)]
         for first in range(0, len(found), batch)
@@ -228,17 +241,12 @@ def _verified(
         compare(runner, model.segmentor, metadata, pictures.at(size), batch=batch)
         for batch, size in plans(metadata)
     ]
-    notes = [pictures.note]
-    if metadata.precision == "bf16":
-        notes.append("No CPU computes in bfloat16 here: float32 was rounded to it instead.")
     miou = None
     if data is not None:
         drop = DROPS[metadata.precision] if max_drop is None else max_drop
         console = Console(stderr=True)
         miou = miou_pair(runner, model, data, max_drop=drop, console=console)
-    return dataclasses.replace(
-        result, comparisons=tuple(comparisons), notes=tuple(notes), miou=miou
-    )
+    return dataclasses.replace(result, comparisons=tuple(comparisons), miou=miou)
 
 
 def _check(result: ExportResult) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MOST = 16
 """Pictures to compare on, evenly spread over those given."""
 MADE = 4
+CALIBRATION = 64
+"""Pictures that int8 ranges are measured on, likewise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,24 +59,56 @@ def choose_pictures(
         FileNotFoundError: If there are no such files.
         ValueError: If the list is empty or the dataset has no validation images.
     """
-    given: list[PixelsLike]
-    if isinstance(images, (str, Path)):
-        given, name = list(find_images(Path(images))), str(images)
-    elif images is not None:
-        given, name = list(images), "the images given"
-    elif data is not None:
-        description = load_data(data)
-        pairs = [pair for folders in description.folders("val") for pair in find_pairs(folders)]
-        given = [pair.image for pair in pairs]
-        name = f"the validation images of {description.source}"
-    else:
+    if images is None and data is None:
         return Pictures(
             None,
             channels,
             f"Compared on {MADE} made pictures (regions of texture): give real ones with images= "
             "or data= (--images, --data).",
         )
-    if not given:
+    given, name = _given(images) if images is not None else _of_split(data, "val")
+    chosen = _spread(given, MOST)
+    return Pictures(chosen, channels, f"Compared on {len(chosen)} pictures of {name}.")
+
+
+def calibration_pictures(
+    images: str | Path | Sequence[PixelsLike] | None, data: Any, *, channels: int
+) -> Pictures:
+    """Return the pictures that int8 ranges are measured on.
+
+    Args:
+        images: As for `choose_pictures`; taken if there is no `data`.
+        data: A dataset, whose training images are taken.
+        channels: Of the model.
+
+    Raises:
+        FileNotFoundError: If there are no such files.
+        ValueError: If there are no pictures: ranges of made ones would fit no real one.
+    """
+    if images is None and data is None:
+        raise ValueError(
+            "precision is 'int8', whose ranges are measured on pictures: give some of the kind the "
+            "model is used on with images= or data= (--images, --data)."
+        )
+    given, name = _of_split(data, "train") if data is not None else _given(images)
+    chosen = _spread(given, CALIBRATION)
+    return Pictures(chosen, channels, f"Ranges were measured on {len(chosen)} pictures of {name}.")
+
+
+def _given(images: str | Path | Sequence[PixelsLike] | None) -> tuple[list[PixelsLike], str]:
+    if isinstance(images, (str, Path)):
+        return list(find_images(Path(images))), str(images)
+    if not images:
         raise ValueError("images is an empty list: give at least one image.")
-    given = given[:: max(1, len(given) // MOST)][:MOST]
-    return Pictures(given, channels, f"Compared on {len(given)} pictures of {name}.")
+    return list(images), "the images given"
+
+
+def _of_split(data: Any, split: str) -> tuple[list[PixelsLike], str]:
+    description = load_data(data)
+    pairs = [pair for folders in description.folders(split) for pair in find_pairs(folders)]
+    name = {"train": "training", "val": "validation"}[split]
+    return [pair.image for pair in pairs], f"the {name} images of {description.source}"
+
+
+def _spread(images: list[PixelsLike], most: int) -> list[PixelsLike]:
+    return images[:: max(1, len(images) // most)][:most]

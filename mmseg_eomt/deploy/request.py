@@ -9,10 +9,16 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from mmseg_eomt.deploy.metadata import AXES, CHANNEL_ORDERS, OUTPUTS, DeployMetadata, InputSpec
+from mmseg_eomt.deploy.metadata import (
+    AXES,
+    CHANNEL_ORDERS,
+    OUTPUTS,
+    PRECISIONS,
+    DeployMetadata,
+    InputSpec,
+)
 from mmseg_eomt.header import ModelHeader
 
-PRECISIONS = ("fp32", "fp16", "bf16")
 OPSETS = range(18, 24)
 """18: the first that torch's exporter writes without converting back. 23: its last."""
 DEFAULT_OPSET = 20

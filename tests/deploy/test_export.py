@@ -18,7 +18,7 @@ from mmseg_eomt.deploy.limits import LIMITS, Limits
 from mmseg_eomt.deploy.onnx_graph import array_of
 from mmseg_eomt.deploy.pictures import graph_input, made_pictures
 from tests.deploy.exporting import metadata_of, run_file
-from tests.deploy.lively import CLASSES, lively_weights
+from tests.deploy.lively import CLASSES, lively_weights, picture
 
 # A program of a user: neither PyTorch nor the mm packages nor this one are there.
 ALONE = """
@@ -187,6 +187,30 @@ def test_bfloat16_is_compared_by_emulation_and_the_note_says_so(
         array_of(tensor).dtype.name == "bfloat16"
         for tensor in onnx.load(result.path).graph.initializer
     )
+
+
+def test_int8_rounds_linear_layers_and_says_what_it_measured_on(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [picture((50, 70), seed=seed) for seed in range(6)]
+    result = export_onnx(
+        tmp_path / "m.onnx", checkpoint=weights, precision="int8", images=pictures, dynamic=""
+    )
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Ranges were measured on 6 pictures of the images given." in text
+    model = onnx.load(result.path)
+    rounded = [node.op_type for node in model.graph.node].count("QuantizeLinear")
+    assert rounded >= 8  # inputs of qkv, proj, fc1 and fc2 of two blocks
+    stored = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    assert onnx.TensorProto.INT8 in stored
+    (comparison,) = result.comparisons
+    assert comparison.largest is not None and comparison.largest > 1e-4  # it was rounded
+
+
+def test_int8_needs_pictures(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"precision is 'int8', whose ranges are measured on"):
+        export_onnx(tmp_path / "m.onnx", checkpoint=weights, precision="int8")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
