@@ -29,7 +29,12 @@ from mmseg_eomt.checkpoints.lean import (
     read_training_checkpoint,
     read_weights,
 )
-from mmseg_eomt.checkpoints.training import checkpoints_of, newest_intact, read_resumable
+from mmseg_eomt.checkpoints.training import (
+    checkpoints_of,
+    newest_intact,
+    read_resumable,
+    remove_checkpoint,
+)
 from mmseg_eomt.engine.hooks.export_weights_hook import ExportWeightsHook
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
 
@@ -41,7 +46,10 @@ OWN_FILES = (
     LOG_FILE,
     "iter_*.pth",
     "iter_*.pth.set_aside*",
+    "iter_*.sharded",
+    "iter_*.sharded.set_aside*",
     "best_*.pth",
+    "best_*.sharded",
     "exported/best.safetensors",
     "exported/last.safetensors",
 )
@@ -241,8 +249,8 @@ def prepare_folder(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
         raise NotADirectoryError(f"{out}: out must be a folder, but it is a file.")
     if resume and not checkpoints_of(out):
         raise FileNotFoundError(
-            f"{out}: no checkpoint (iter_*.pth) to resume from. Give the folder of the interrupted "
-            "run, or resume=False."
+            f"{out}: no checkpoint (iter_*.pth or iter_*.sharded) to resume from. Give the folder "
+            "of the interrupted run, or resume=False."
         )
     if out.is_dir() and any(out.iterdir()) and not resume:
         if not overwrite:
@@ -252,7 +260,7 @@ def prepare_folder(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
             )
         for pattern in OWN_FILES:
             for path in out.glob(pattern):
-                path.unlink()
+                remove_checkpoint(path)
     out.mkdir(parents=True, exist_ok=True)
     return out
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +35,14 @@ from mmseg_eomt.checkpoints.lightly import (
     lightly_weights,
     read_lightly,
 )
+from mmseg_eomt.checkpoints.safe_write import replaced
+from mmseg_eomt.checkpoints.sharded import (
+    is_sharded_folder,
+    iterate_stored,
+    read_stored_weights,
+)
 from mmseg_eomt.checkpoints.source_file import SourceFile, read_source
+from mmseg_eomt.checkpoints.streamed import Sized, in_order, stream_weights
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
 
 PathLike = str | Path
@@ -74,7 +81,7 @@ def convert_checkpoint(
     Args:
         source: A file or folder: DINOv2 or DINOv3 of Meta, timm or transformers; EoMT of the
             official code, transformers or LightlyTrain; lean weights or a training checkpoint of
-            mmseg_eomt.
+            mmseg_eomt, in shards too.
         out: For 'mmseg' a ``.safetensors`` file: lean weights for `load_model`, or, from a
             backbone alone, a file for ``backbone_weights``. For 'hf' a folder for transformers'
             ``from_pretrained``.
@@ -98,6 +105,8 @@ def convert_checkpoint(
         raise ValueError(f"to is {to!r}: choose 'mmseg' or 'hf'.")
     target = _checked_target(Path(source).expanduser(), Path(out).expanduser(), to, force)
     names = None if classes is None else load_classes(classes)
+    if is_sharded_folder(source):
+        return _convert_shards(Path(source), target, to=to, classes=names, base=base)
     file = read_source(source)
     origin = str(file.path)
     by_id = {id(value): name for name, value in file.weights.items()}
@@ -123,6 +132,38 @@ def convert_checkpoint(
     else:
         save_weights(target, state, header)
     return Conversion(layout, target, header, tuple(notes))
+
+
+def _convert_shards(
+    source: Path, target: Path, *, to: str, classes: Any, base: PathLike | None
+) -> Conversion:
+    """A training checkpoint in shards; for 'mmseg' with one tensor in memory at a time."""
+    if base is not None:
+        raise ValueError(f"{source}: a checkpoint in shards takes no base; leave out --base.")
+    layout = "training checkpoint of mmseg_eomt in shards"
+    header, stored, rest = read_stored_weights(source)
+    if classes is not None:
+        header = header.replace(classes=classes.names, class_ids=classes.ids)
+    if to == "hf":
+        read = iterate_stored(source, list(stored.values()))
+        state = {**rest, **dict(zip(stored, read, strict=True))}
+        notes = _written(target, lambda path: save_hf_folder(path, header, state))
+        return Conversion(layout, target, header, tuple(notes))
+    sizes: dict[str, Sized] = {**rest, **stored}
+
+    def values() -> Iterator[Tensor]:
+        for name in in_order(sizes):
+            if name in rest:
+                yield rest[name]
+            else:
+                yield from iterate_stored(source, [stored[name]])
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(target) as file:
+        stream_weights(
+            file, sizes, values(), metadata={"format": "pt", HEADER_KEY: header.to_json()}
+        )
+    return Conversion(layout, target, header)
 
 
 def _read_own(file: SourceFile) -> tuple[str, ModelHeader, dict[str, Tensor]] | None:

@@ -13,12 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union
 
+from mmengine.dist import is_main_process
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmseg_eomt.checkpoints.describe import header_from_config, unwrap
+from mmseg_eomt.checkpoints.safe_write import replaced
 from mmseg_eomt.checkpoints.sealed import load_sealed
+from mmseg_eomt.checkpoints.shards import has_shards, like_shard, whole
+from mmseg_eomt.checkpoints.streamed import in_order, stream_weights
 from mmseg_eomt.header import HEADER_KEY, ModelHeader, model_config
 
 __all__ = [
@@ -54,11 +58,20 @@ def save_weights(
         header: What the file says about the model.
         notes: JSON text about the training ('step', 'metrics'); for people and for a resume.
 
+    Of a model that is spread over processes all of them call it together; the first one writes,
+    and holds one whole tensor at a time.
+
     Raises:
         OSError: If the file cannot be written; an older file at `path` stays as it was.
     """
     path = Path(path)
     state = unwrap(model).state_dict() if isinstance(model, nn.Module) else model
+    metadata = {"format": "pt", HEADER_KEY: header.to_json()}
+    if notes is not None:
+        metadata[NOTES_KEY] = notes
+    if has_shards(state):
+        _write_gathered(path, state, metadata)
+        return
     # A copy per tensor: safetensors refuses tensors that share memory or are not contiguous.
     tensors = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()
@@ -66,9 +79,6 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        metadata = {"format": "pt", HEADER_KEY: header.to_json()}
-        if notes is not None:
-            metadata[NOTES_KEY] = notes
         save_file(tensors, temporary, metadata=metadata)
         # safetensors writes for its owner alone; weights are shared like any other file.
         mask = os.umask(0)
@@ -88,6 +98,23 @@ def save_weights(
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _write_gathered(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    names = in_order(state)
+    gathered = (whole(state[name]) for name in names)
+    if not is_main_process():
+        for _ in gathered:
+            pass
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replaced(path) as file:
+            stream_weights(file, state, gathered, metadata=metadata)
+    finally:
+        # After an error, too, the other processes wait for this one to take the rest.
+        for _ in gathered:
+            pass
 
 
 def read_header(path: PathLike) -> ModelHeader:
@@ -207,7 +234,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: PathLik
             f"{source}: the weights do not fit the model. Parameters {'; '.join(problems)}. "
             "Use the config (classes, architecture, queries, sizes) the file was trained with."
         )
-    model.load_state_dict(dict(state), strict=True)
+    own_parts = {name: like_shard(value, own[name]) for name, value in state.items()}
+    model.load_state_dict(own_parts, strict=True)
 
 
 def is_safetensors(path: PathLike) -> bool:
@@ -229,6 +257,11 @@ def _header_of(path: Path, text: object) -> ModelHeader:
 
 def _existing_file(path: PathLike) -> Path:
     path = Path(path)
+    if path.name.endswith(".sharded") and path.is_dir():
+        raise ValueError(
+            f"{path}: is a checkpoint in shards; make weights of it first: python "
+            f"tools/convert_checkpoint.py {path} OUT.safetensors"
+        )
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; give a weights file (.safetensors or .pth) in it.")
     if not path.is_file():

@@ -13,6 +13,7 @@ from mmseg_eomt.checkpoints.channels import fit_channels
 from mmseg_eomt.checkpoints.download import fetch_hub, fetch_url, is_url
 from mmseg_eomt.checkpoints.hf import convert_hf, is_hf_layout
 from mmseg_eomt.checkpoints.meta import convert_meta, is_meta_layout
+from mmseg_eomt.checkpoints.shards import like_shard
 from mmseg_eomt.checkpoints.sources import read_weights
 from mmseg_eomt.checkpoints.timm import (
     convert_timm,
@@ -126,7 +127,8 @@ def load_strictly(vit: Any, weights: dict[str, Tensor], origin: str) -> None:
             "Choose the architecture (arch, registers, in_channels) that the file was made for, "
             "or another file."
         )
-    vit.load_state_dict(weights, strict=True)
+    own = vit.state_dict()
+    vit.load_state_dict({n: like_shard(value, own[n]) for n, value in weights.items()}, strict=True)
 
 
 def _ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:

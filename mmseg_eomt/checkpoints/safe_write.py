@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 # '.NAME.PID.tmp'; those of lean weights have the same form.
-_TEMPORARY = re.compile(r"\.(iter_\d+\.pth|best_.+\.pth|last_checkpoint|.+\.safetensors)\.\d+\.tmp")
+_TEMPORARY = re.compile(
+    r"\.(iter_\d+\.pth|best_.+\.pth|last_checkpoint|.+\.safetensors)\.\d+\.tmp"
+    r"|\.(iter_\d+|best_.+)\.sharded(\.old)?\.tmp"
+)
 
 
 @contextlib.contextmanager
@@ -74,7 +77,10 @@ def remove_temporaries(folder: Path) -> list[Path]:
     """Remove what killed writes left in a folder; returns what was removed."""
     left = [path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]
     for path in left:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return left
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mmseg_eomt.checkpoints.lean import read_training_checkpoint
 from mmseg_eomt.checkpoints.plain_data import as_plain
 from mmseg_eomt.checkpoints.safe_write import replaced, sync_folder, write_text
 from mmseg_eomt.checkpoints.sealed import save_sealed
+from mmseg_eomt.checkpoints.sharded import SUFFIX, read_rest
 
 LAST = "last_checkpoint"
 ASIDE = ".set_aside"
@@ -45,13 +47,24 @@ def point_to_last(path: Path) -> None:
 
 
 def checkpoints_of(folder: str | Path) -> dict[int, Path]:
-    """The `iter_N.pth` of a run's folder by step, oldest first."""
+    """The `iter_N.pth` and `iter_N.sharded` of a run's folder by step, oldest first."""
     found = {
         int(match.group(1)): path
-        for path in Path(folder).glob("iter_*.pth")
-        if (match := re.fullmatch(r"iter_(\d+)\.pth", path.name))
+        for path in sorted(Path(folder).glob("iter_*"))
+        if (match := re.fullmatch(rf"iter_(\d+)(\.pth|{re.escape(SUFFIX)})", path.name))
     }
     return dict(sorted(found.items()))
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, file or folder, if it is there; a half removed one is none any more."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    going = path.with_name(f".{path.name}.old.tmp")
+    shutil.rmtree(going, ignore_errors=True)
+    path.rename(going)
+    shutil.rmtree(going, ignore_errors=True)
 
 
 def newest_intact(folder: str | Path) -> Path | None:
@@ -85,11 +98,15 @@ def newest_intact(folder: str | Path) -> Path | None:
 def read_resumable(path: str | Path) -> dict[str, Any]:
     """Read a training checkpoint to resume from, on the CPU, without unpickling code.
 
+    Args:
+        path: `iter_N.pth`, or `iter_N.sharded`, of whose tensors only names and sizes are read.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, holds code, lacks what a run needs, or has NaN weights.
     """
-    checkpoint = read_training_checkpoint(path)
+    sharded = Path(path).is_dir() and Path(path).name.endswith(SUFFIX)
+    checkpoint = read_rest(path) if sharded else read_training_checkpoint(path)
     missing = [name for name in NEEDED if not isinstance(checkpoint.get(name), Mapping)]
     if missing:
         raise ValueError(
@@ -135,5 +152,6 @@ def set_aside(folder: str | Path, *, after: int) -> list[Path]:
     return moved
 
 
-def _has_nan(value: Tensor) -> bool:
-    return value.is_floating_point() and bool(value.isnan().any())
+def _has_nan(value: Any) -> bool:
+    # Those in shards are looked at when they are read.
+    return isinstance(value, Tensor) and value.is_floating_point() and bool(value.isnan().any())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmseg_eomt.checkpoints.describe import header_from_config, unwrap
 from mmseg_eomt.checkpoints.lean import read_training_notes, save_weights
+from mmseg_eomt.checkpoints.shards import has_shards
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
 
 
@@ -114,7 +115,8 @@ class ExportWeightsHook(Hook):  # type: ignore[misc]
     def _write(
         self, runner: Any, name: str, state: Mapping[str, Tensor], metrics: Mapping[str, float]
     ) -> None:
-        if not is_main_process() or self.header is None:
+        # Of shards each process has to hand over its own.
+        if self.header is None or not (is_main_process() or has_shards(state)):
             return
         numbers = {
             key: float(value)

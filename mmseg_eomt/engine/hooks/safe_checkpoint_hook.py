@@ -12,12 +12,18 @@ from mmengine.hooks import CheckpointHook
 from mmseg.registry import HOOKS
 
 from mmseg_eomt.checkpoints.safe_write import remove_temporaries
-from mmseg_eomt.checkpoints.training import checkpoints_of, point_to_last, set_aside
+from mmseg_eomt.checkpoints.sharded import SUFFIX
+from mmseg_eomt.checkpoints.training import (
+    checkpoints_of,
+    point_to_last,
+    remove_checkpoint,
+    set_aside,
+)
 
 _NOT_OFFERED = {
     "out_dir": "checkpoints stay in the run's folder, so that it can be copied and resumed; set "
     "work_dir (--work-dir)",
-    "filename_tmpl": "the names are iter_N.pth, which --resume looks for",
+    "filename_tmpl": "the names are iter_N.pth or iter_N.sharded, which --resume looks for",
     "file_client_args": "only local folders can rename a file safely",
     "backend_args": "only local folders can rename a file safely",
     "published_keys": "exported/best.safetensors and last.safetensors are the weights to publish",
@@ -35,7 +41,7 @@ class SafeCheckpointHook(CheckpointHook):  # type: ignore[misc]
     Args:
         interval (int): Steps between checkpoints. Defaults to -1, none but the last.
         by_epoch (bool): Must be False: a run counts optimiser steps.
-        max_keep_ckpts (int): How many ``iter_N.pth`` stay, -1 for all. With 2, a damaged newest
+        max_keep_ckpts (int): How many ``iter_N`` stay, -1 for all. With 2, a damaged newest
             one still leaves one to resume from. Defaults to -1.
         save_best (str | list[str], optional): Metrics whose best weights are kept in
             ``best_METRIC_iter_N.pth``; 'auto' is the first one of the evaluation.
@@ -77,6 +83,7 @@ class SafeCheckpointHook(CheckpointHook):  # type: ignore[misc]
     def before_train(self, runner: Any) -> None:
         """Cleans up after killed writes, and sets checkpoints aside that are not of this run."""
         self.out_dir = runner.work_dir
+        self.filename_tmpl = f"iter_{{}}{runner.checkpoint_suffix}"
         if not is_main_process():
             return
         folder = Path(runner.work_dir)
@@ -113,7 +120,7 @@ class SafeCheckpointHook(CheckpointHook):  # type: ignore[misc]
         if self.max_keep_ckpts > 0:
             older = [old for at, old in checkpoints_of(path.parent).items() if at < step]
             for old in older[: max(0, len(older) + 1 - self.max_keep_ckpts)]:
-                old.unlink(missing_ok=True)
+                remove_checkpoint(old)
 
     def _save_best_checkpoint(self, runner: Any, metrics: Mapping[str, Any]) -> None:
         """Keeps the weights that were just validated where a metric is the best so far.
@@ -160,11 +167,11 @@ class SafeCheckpointHook(CheckpointHook):  # type: ignore[misc]
             runner.logger.info(f"Best {metric} so far, {score:.4f}, is kept in {name}.")
             # A name within this folder, whatever path an older version stored.
             older = os.path.basename(str(previous or ""))
-            if older != name and older.startswith("best_") and older.endswith(".pth"):
+            if older != name and older.startswith("best_") and older.endswith((".pth", SUFFIX)):
                 outdated.append(older)
             improved = True
         if improved:
             self._save_checkpoint_with_step(runner, step, {"epoch": runner.epoch, "iter": step})
         if is_main_process():
             for name in outdated:
-                (Path(runner.work_dir) / name).unlink(missing_ok=True)
+                remove_checkpoint(Path(runner.work_dir) / name)

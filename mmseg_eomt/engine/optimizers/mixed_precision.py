@@ -12,6 +12,8 @@ from mmseg.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmseg_eomt.checkpoints.shards import whole
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -145,7 +147,15 @@ class MixedPrecisionOptimWrapper(OptimWrapper):  # type: ignore[misc]
     def _clip(self) -> Tensor:
         """The gradient norm before clipping, a scalar on the device."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return torch.nn.utils.clip_grad_norm_(parameters, **self.clip_norm)
+        options = dict(self.clip_norm)
+        max_norm = options.pop("max_norm")
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        # Of shards it is the norm of all of them, which takes a sum over processes.
+        norm: Tensor = whole(torch.nn.utils.get_total_norm(gradients, **options))
+        torch.nn.utils.clip_grads_with_norm_(
+            parameters, max_norm, norm, foreach=options.get("foreach")
+        )
+        return norm
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's state, and for fp16 the scaler's under ``loss_scaler``."""

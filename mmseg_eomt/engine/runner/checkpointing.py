@@ -15,6 +15,7 @@ from mmseg_eomt.checkpoints.describe import unwrap
 from mmseg_eomt.checkpoints.lean import load_state
 from mmseg_eomt.checkpoints.plain_data import hub_from_plain, hub_to_plain
 from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook
+from mmseg_eomt.engine.runner.own_parts import own_parts
 from mmseg_eomt.engine.runner.random_state import random_state, seed_process, set_random_state
 from mmseg_eomt.engine.runner.resume_contract import (
     CONTRACT_KEY,
@@ -97,6 +98,8 @@ def resume(runner: Any, checkpoint: dict[str, Any], *, source: str) -> None:
         )
     notes = check_contract(stored_contract(checkpoint), runner.contract, step=step, source=source)
     _agree(f"step {step}")
+    _build_optimizer(runner, source=source)
+    checkpoint = own_parts(runner, checkpoint, source=source)
     runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
     load_state(_module(runner), checkpoint["state_dict"], source=source)
     runner.train_loop._epoch = int(checkpoint["meta"].get("epoch", 0))
@@ -132,15 +135,18 @@ def restore_process(runner: Any, states: list[dict[str, Any]]) -> None:
         seed_process(seed=runner.seed, step=runner.train_loop.iter, rank=rank)
 
 
-def _load_optimizer(runner: Any, state: dict[str, Any], *, source: str) -> None:
+def _build_optimizer(runner: Any, *, source: str) -> None:
     wrapper = runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     if not isinstance(wrapper, OptimWrapper):
         raise ValueError(
             f"{source}: optim_wrapper is a {type(wrapper).__name__}; a resume needs an "
             "OptimWrapper such as MixedPrecisionOptimWrapper."
         )
+
+
+def _load_optimizer(runner: Any, state: dict[str, Any], *, source: str) -> None:
     try:
-        wrapper.load_state_dict(state)
+        runner.optim_wrapper.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{source}: its optimiser state does not fit this run ({error!r}): model and "

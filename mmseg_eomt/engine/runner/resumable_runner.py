@@ -15,6 +15,7 @@ from torch import nn
 
 from mmseg_eomt.checkpoints.describe import unwrap
 from mmseg_eomt.checkpoints.sealed import load_sealed
+from mmseg_eomt.checkpoints.sharded import SUFFIX, write_sharded
 from mmseg_eomt.checkpoints.training import newest_intact, read_resumable, write_checkpoint
 from mmseg_eomt.engine.runner.checkpointing import (
     PROCESSES_KEY,
@@ -23,6 +24,7 @@ from mmseg_eomt.engine.runner.checkpointing import (
     resume,
 )
 from mmseg_eomt.engine.runner.resume_contract import contract_of
+from mmseg_eomt.engine.sharding.units import is_sharded
 
 
 class ResumableRunner(Runner):  # type: ignore[misc]
@@ -39,6 +41,11 @@ class ResumableRunner(Runner):  # type: ignore[misc]
     _found: tuple[Path, dict[str, Any]] | None = None
     _processes: list[dict[str, Any]] | None = None
     _randomness_cfg: dict[str, Any]  # mmengine's
+
+    @property
+    def checkpoint_suffix(self) -> str:
+        """What names of checkpoints end in."""
+        return SUFFIX if is_sharded(self.model) else ".pth"
 
     def train(self) -> nn.Module:
         """Trains; on a resume, the checkpoint is read and checked before anything is built.
@@ -72,7 +79,7 @@ class ResumableRunner(Runner):  # type: ignore[misc]
         """Continues the run of a training checkpoint, see ``resume_contract`` for what may change.
 
         Args:
-            filename (str): Local file.
+            filename (str): Local file, or a folder of shards.
             args: Of mmengine's method; a resume is always whole, so they are not used.
             kwargs: The same.
 
@@ -108,7 +115,7 @@ class ResumableRunner(Runner):  # type: ignore[misc]
 
         Args:
             out_dir (str): Local folder.
-            filename (str): Name in it.
+            filename (str): Name in it; a folder of that name if it ends in ``.sharded``.
             file_client_args (dict, optional): Not used.
             save_optimizer (bool): Whether a run can be resumed from it. Defaults to True.
             save_param_scheduler (bool): Whether schedulers are in it. Defaults to True.
@@ -124,7 +131,10 @@ class ResumableRunner(Runner):  # type: ignore[misc]
         checkpoint = collect_checkpoint(
             self, meta, for_resume=save_optimizer, with_schedulers=save_param_scheduler
         )
-        if is_main_process():
+        if filename.endswith(SUFFIX):
+            self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+            write_sharded(Path(out_dir) / filename, checkpoint)
+        elif is_main_process():
             self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
             write_checkpoint(Path(out_dir) / filename, checkpoint)
 

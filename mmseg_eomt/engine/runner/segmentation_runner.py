@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import Any
 
 import torch
-from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import LogProcessor, Runner
 from mmseg.registry import RUNNERS
-from torch import distributed, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mmseg_eomt.checkpoints.describe import unwrap
 from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook
 from mmseg_eomt.engine.runner.accumulation_loop import AccumulationTrainLoop
-from mmseg_eomt.engine.runner.resumable_runner import ResumableRunner
+from mmseg_eomt.engine.runner.process_group import start_without_cuda
+from mmseg_eomt.engine.runner.sharded_runner import ShardedRunner
+from mmseg_eomt.engine.sharding.units import is_sharded, run_units
 from mmseg_eomt.models.compile import compile_blocks
 from mmseg_eomt.models.segmentors import EoMTSegmentor
 
@@ -26,15 +26,16 @@ SCALE_RULES = ("sqrt", "linear", "none")
 
 
 @RUNNERS.register_module()
-class SegmentationRunner(ResumableRunner):
+class SegmentationRunner(ShardedRunner):
     """Trains on one GPU, many GPUs or none.
 
     Beyond mmengine's: several processes work without CUDA (gloo); ``auto_scale_lr`` follows the
     global batch by a stated rule; the optimiser accumulates what ``AccumulationTrainLoop`` asks
     for; losses are read once per log line and true rates are logged (``TrainingMonitorHook`` in
     place of ``RuntimeInfoHook``, ``StepLogProcessor``); checkpoints and resumes are those of
-    ``ResumableRunner``. Arguments are mmengine's; ``auto_scale_lr`` takes ``enable``,
-    ``base_batch_size`` and ``rule`` ('sqrt', default; 'linear'; 'none').
+    ``ResumableRunner``; ``strategy`` is that of ``ShardedRunner``. Arguments are mmengine's;
+    ``auto_scale_lr`` takes ``enable``, ``base_batch_size`` and ``rule`` ('sqrt', default;
+    'linear'; 'none').
     """
 
     _compiled = False
@@ -48,26 +49,13 @@ class SegmentationRunner(ResumableRunner):
         Raises:
             ValueError: If the launcher cannot work without CUDA, or did not set its variables.
         """
-        if self.distributed and not is_distributed() and not torch.cuda.is_available():
-            # mmengine selects a CUDA device whatever the backend.
-            if self.launcher != "pytorch":
-                raise ValueError(
-                    f"--launcher {self.launcher} needs CUDA, which this machine does not offer: "
-                    "use --launcher pytorch (tools/dist_train.sh), which runs on CPUs too."
-                )
-            needed = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-            missing = [name for name in needed if name not in os.environ]
-            if missing:
-                raise ValueError(
-                    f"--launcher pytorch, but {', '.join(missing)} is not set: start with "
-                    "torchrun or tools/dist_train.sh."
-                )
-            distributed.init_process_group("gloo")
+        if self.distributed:
+            start_without_cuda(self.launcher, env_cfg.get("dist_cfg") or {})
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """Wraps for distributed training; on CPUs without naming a device."""
-        if self.distributed and not torch.cuda.is_available():
+        if self.distributed and not self.spreads and not torch.cuda.is_available():
             model_wrapper_cfg = {
                 "type": "MMDistributedDataParallel",
                 "broadcast_buffers": False,
@@ -135,6 +123,8 @@ class SegmentationRunner(ResumableRunner):
             super()._maybe_compile(target)
             return
         compile_blocks(model, **(options if isinstance(options, dict) else {}))
+        if is_sharded(model):
+            run_units(model)
         self._compiled = True
         self.logger.info(
             "Blocks are compiled at their first use: the first steps take long, and so do the "

@@ -69,12 +69,14 @@ def test_cpu_launchers_without_their_variables_are_refused(
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("concerns machines without CUDA")
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="torchrun"):
         runner(tmp_path, launcher="pytorch")
-    with pytest.raises(ValueError, match="launcher slurm needs CUDA"):
+    with pytest.raises(ValueError, match=r"SLURM_PROCID.*slurm_train"):
         runner(tmp_path, launcher="slurm")
+    with pytest.raises(ValueError, match="launcher mpi needs CUDA"):
+        runner(tmp_path, launcher="mpi")
 
 
 @pytest.mark.slow  # two more processes import everything

@@ -1,0 +1,3 @@
+"""Training with weights spread over processes (FSDP2)."""
+
+from __future__ import annotations

@@ -1,0 +1,115 @@
+"""The same global batch gives the same training, however it is spread over processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.apis.tiny import make_data
+from tests.engine.sharding.stored import whole_tree
+from tests.ranks import run_ranks
+
+EMA = {"type": "EMAHook", "momentum": 0.1}
+# Of a loss near 24 in float32, which has 7 digits. Sums over images are added in another order.
+LOSS_TOLERANCE = 1e-4
+# Of weights, which a step moves by up to 1e-3.
+WEIGHT_TOLERANCE = 2e-6
+
+
+def trained(folder: Path, data: Any, world: int, **options: Any) -> dict[str, Any]:
+    """Losses by step and the last checkpoint of a run."""
+    run_ranks(
+        world,
+        "tests.engine.sharding.tasks:train",
+        str(folder),
+        data,
+        world,
+        options,
+        log=folder / "log",
+    )
+    lines = next(folder.glob("2*/vis_data/scalars.json")).read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    last = (folder / "last_checkpoint").read_text().strip()
+    return {"losses": losses, "stored": whole_tree(folder / Path(last).name), "name": last}
+
+
+def assert_equal_runs(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["losses"].keys() == other["losses"].keys()
+    for step, loss in one["losses"].items():
+        assert other["losses"][step] == pytest.approx(loss, abs=LOSS_TOLERANCE), step
+    for part in ("state_dict", "ema_state_dict"):
+        assert one["stored"][part].keys() == other["stored"][part].keys()
+        for name, value in one["stored"][part].items():
+            torch.testing.assert_close(
+                other["stored"][part][name], value, atol=WEIGHT_TOLERANCE, rtol=0, msg=name
+            )
+
+
+def steps_of(run: dict[str, Any]) -> tuple[int, int, float]:
+    stored = run["stored"]
+    return (
+        stored["meta"]["iter"],
+        int(next(iter(stored["optimizer"]["state"].values()))["step"]),
+        stored["optimizer"]["param_groups"][0]["lr"],
+    )
+
+
+def test_processes_accumulation_and_shards_train_alike(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", images=8)
+    options: dict[str, Any] = {"steps": 6, "hooks": [EMA]}
+    one = trained(tmp_path / "one", data, 1, **options)
+    averaged = one["stored"]["ema_state_dict"]
+    apart = [
+        (averaged[f"module.{n}"] - v).abs().max() for n, v in one["stored"]["state_dict"].items()
+    ]
+    assert max(apart) > 100 * WEIGHT_TOLERANCE  # so that a run that stood still would be seen
+    assert len(one["losses"]) == 6
+    split = trained(tmp_path / "split", data, 2, micro=1, **options)  # two micro-batches each
+    shards = trained(tmp_path / "shards", data, 2, micro=1, strategy="FSDP2", **options)
+    assert split["name"].endswith(".pth") and shards["name"].endswith(".sharded")
+    for other in (split, shards):
+        assert_equal_runs(one, other)
+        assert steps_of(other) == pytest.approx(steps_of(one))
+        assert steps_of(other)[:2] == (6, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [None, "FSDP2"])
+@pytest.mark.parametrize("world", [2, 4])
+def test_many_steps_end_at_the_same_weights(
+    tmp_path: Path, world: int, strategy: str | None
+) -> None:
+    data = make_data(tmp_path / "data", images=8)
+    options: dict[str, Any] = {"steps": 20, "hooks": [EMA]}
+    one = trained(tmp_path / "one", data, 1, **options)
+    many = trained(tmp_path / "many", data, world, strategy=strategy, **options)
+    assert_equal_runs(one, many)
+
+
+def test_processes_exchange_nothing_before_the_last_micro_batch(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", images=8)
+    counts = {}
+    for micro in (2, 1):
+        out = tmp_path / str(micro)
+        out.mkdir()
+        run_ranks(
+            2,
+            "tests.engine.sharding.tasks:count_exchanges",
+            str(out),
+            data,
+            2,
+            {"steps": 4, "micro": micro},
+            log=tmp_path / f"log{micro}",
+        )
+        counts[micro] = [
+            [int(count) for count in (out / f"exchanges{rank}.txt").read_text().split()]
+            for rank in range(2)
+        ]
+    # The first steps lay out DDP's buckets.
+    assert counts[1][0][2:] == counts[1][1][2:] == counts[2][0][2:] == counts[2][1][2:]
+    assert counts[1][0][-1] > 0
