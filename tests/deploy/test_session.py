@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -165,6 +166,24 @@ def test_a_program_without_pytorch(batched: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", ALONE, str(batched), str(image), str(out)], check=True, cwd=root
     )
     np.testing.assert_array_equal(np.load(out), Session(batched).predict(image))
+
+
+def test_a_program_without_this_package(folder: Path, tmp_path: Path) -> None:
+    """The program of docs/deploy.md."""
+    text = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (code,) = (block for block in blocks if "InferenceSession" in block)
+    blocker = BLOCKER.replace("{", '{"mmseg_eomt", ', 1)
+    path = make(folder, "model", include_preprocessing=True)
+    image = picture((WINDOW, WINDOW))
+    image.save(tmp_path / "photo.jpg", quality=95)
+    (tmp_path / "model.onnx").write_bytes(path.read_bytes())
+    saved = (
+        f"import sys\n{blocker}\n{code}\nnp.save('ids.npy', ids[0])\nassert names == {CLASSES!r}"
+    )
+    subprocess.run([sys.executable, "-c", saved], check=True, cwd=tmp_path)
+    expected = Session(path).predict(tmp_path / "photo.jpg")
+    np.testing.assert_array_equal(np.load(tmp_path / "ids.npy"), expected)
 
 
 def test_labels_alone_do_for_images_of_the_models_size_only(labels_only: Path) -> None:
