@@ -83,6 +83,7 @@ EXTRAS = {
         "pytest-xdist",
         # The formatter's output differs between minor versions.
         "ruff>=0.17,<0.18",
+        "scikit-learn",  # the independent implementation of k-NN, linear probe and PCA
         "setuptools>=77",  # as in pyproject.toml: a test builds the wheel without isolation
         # 4.57: first with EoMT on DINOv3, the independent implementation in the parity tests.
         "transformers>=4.57",
