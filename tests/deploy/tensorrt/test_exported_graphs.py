@@ -10,7 +10,7 @@ import pytest
 from mmseg_eomt import export_onnx
 from mmseg_eomt.deploy.tensorrt.build import read_metadata, serialise
 from mmseg_eomt.deploy.tensorrt.profiles import Size, profile_of
-from tests.deploy.lively import lively_weights
+from tests.deploy.lively import lively_weights, picture
 from tests.deploy.tensorrt.rtx import import_rtx
 
 ALL = "batch,height,width"
@@ -18,7 +18,7 @@ ALL = "batch,height,width"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["dinov2", "dinov3"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 @pytest.mark.parametrize(
     ("dynamic", "largest", "options"),
     [
@@ -49,6 +49,7 @@ def test_rtx_builds_exported_graphs(
         dynamic=dynamic,
         precision=precision,
         verify=False,
+        images=[picture((40, 56), seed=seed) for seed in range(2)],  # ranges of int8
         **options,
     )
     metadata = read_metadata(out)
