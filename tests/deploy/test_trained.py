@@ -9,27 +9,27 @@ from pathlib import Path
 import pytest
 
 import mmseg_eomt
-from tests.apis.tiny import FEW_FILES, tiny_call
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A small model trained for a minute on made scenes, and its data file."""
+    """A small model trained on made scenes as in the quickstart, and its data file."""
     root = tmp_path_factory.mktemp("trained")
-    tool = [sys.executable, str(ROOT / "tools" / "make_dataset.py"), str(root / "made")]
-    subprocess.run([*tool, "--images", "60", "--val", "16"], check=True, capture_output=True)
-    call = tiny_call(
-        root / "made" / "data.yaml", out=root / "run", steps=300, batch_size=8,
-        transform_args={"image_size": 64}, **FEW_FILES,
+    data = root / "made" / "data.yaml"
+    run("make_dataset.py", data.parent)
+    steps = ["train_cfg.max_iters=100", "train_cfg.val_interval=100"]
+    run(
+        "train.py", "configs/eomt/tiny_quickstart.py", "--data", data, "--work-dir", root / "run",
+        "--cfg-options", *steps,
     )  # fmt: skip
-    call["model_args"].update(
-        arch={"embed_dims": 48, "depth": 4, "num_heads": 3, "patch_size": 8},
-        num_queries=20, num_points=512,
-    )  # fmt: skip
-    mmseg_eomt.train_semantic_segmentation(**call)
-    return root / "run" / "exported" / "last.safetensors", root / "made" / "data.yaml"
+    return root / "run" / "exported" / "best.safetensors", data
+
+
+def run(tool: str, *arguments: object) -> None:
+    command = [sys.executable, f"tools/{tool}", *map(str, arguments)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
 @pytest.mark.slow
