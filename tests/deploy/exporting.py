@@ -42,3 +42,22 @@ def agreement(path: Path, segmentor: Any, *, batch: int, size: tuple[int, int]) 
     if metadata.label_values == "id":
         expected = np.asarray(metadata.model.class_ids)[expected]
     return float((labels == expected).mean())
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Standard operators alone, and none that runtimes stumble over."""
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not model.functions
+    operators = {node.op_type for node in model.graph.node}
+    assert not {"Einsum", "If", "Loop", "Scan", "Dropout"} & operators
+    # TensorRT has no antialiased or cubic Resize with PyTorch's coefficients.
+    modes = [
+        {attribute.name: attribute for attribute in node.attribute}
+        for node in model.graph.node
+        if node.op_type == "Resize"
+    ]
+    assert all(mode["mode"].s == b"linear" for mode in modes)
+    assert all("antialias" not in mode or mode["antialias"].i == 0 for mode in modes)
+    types = {output.name: output.type.tensor_type.elem_type for output in model.graph.output}
+    expected = {"labels": onnx.TensorProto.INT32, "scores": onnx.TensorProto.FLOAT}
+    assert types == {name: expected[name] for name in types}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from mmseg_eomt import SegmentationModel, export_onnx
-from tests.deploy.exporting import agreement
+from tests.deploy.exporting import agreement, check_operators
 from tests.deploy.lively import lively_header, lively_segmentor
 
 FAMILIES = ["dinov2", "dinov3"]
@@ -107,6 +108,7 @@ def check(
         tmp_path, model, dynamic=dynamic, height=size[0], width=size[1], batch_size=batch,
         precision=precision,
     )  # fmt: skip
+    check_operators(onnx.load(path))
     least = LEAST[precision]
     batches = (1, 2, batch) if "batch" in dynamic else (batch,)
     for images in batches:
