@@ -35,7 +35,6 @@ from mmseg_eomt.checkpoints.lightly import (
     lightly_weights,
     read_lightly,
 )
-from mmseg_eomt.checkpoints.safe_write import replaced
 from mmseg_eomt.checkpoints.sharded import (
     is_sharded_folder,
     iterate_stored,
@@ -44,6 +43,7 @@ from mmseg_eomt.checkpoints.sharded import (
 from mmseg_eomt.checkpoints.source_file import SourceFile, read_source
 from mmseg_eomt.checkpoints.streamed import Sized, in_order, stream_weights
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
+from mmseg_eomt.safe_write import replaced
 
 PathLike = str | Path
 HF_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")

@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmseg_eomt.checkpoints.describe import header_from_config, unwrap
-from mmseg_eomt.checkpoints.safe_write import replaced
 from mmseg_eomt.checkpoints.sealed import load_sealed
 from mmseg_eomt.checkpoints.shards import has_shards, like_shard, whole
 from mmseg_eomt.checkpoints.streamed import in_order, stream_weights
 from mmseg_eomt.header import HEADER_KEY, ModelHeader, model_config
+from mmseg_eomt.safe_write import replaced
 
 __all__ = [
     "HEADER_KEY",

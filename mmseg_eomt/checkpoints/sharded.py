@@ -34,9 +34,9 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from mmseg_eomt.checkpoints.plain_data import as_plain
-from mmseg_eomt.checkpoints.safe_write import replaced, sync_folder
 from mmseg_eomt.checkpoints.sealed import load_sealed, save_sealed
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
+from mmseg_eomt.safe_write import replaced, sync_folder
 
 SUFFIX = ".sharded"
 REST = "run.pth"

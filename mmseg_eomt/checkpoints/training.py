@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mmseg_eomt.checkpoints.lean import read_training_checkpoint
 from mmseg_eomt.checkpoints.plain_data import as_plain
-from mmseg_eomt.checkpoints.safe_write import replaced, sync_folder, write_text
 from mmseg_eomt.checkpoints.sealed import save_sealed
 from mmseg_eomt.checkpoints.sharded import SUFFIX, read_rest
+from mmseg_eomt.safe_write import replaced, sync_folder, write_text
 
 LAST = "last_checkpoint"
 ASIDE = ".set_aside"

@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from mmseg_eomt.checkpoints.safe_write import sync_folder
 from mmseg_eomt.deploy.onnx_graph import stored_bytes
+from mmseg_eomt.safe_write import sync_folder
 
 LARGEST_FILE = 2**31 - 2**26
 """Bytes of weights that go into the file itself: a protobuf ends at 2 GiB."""

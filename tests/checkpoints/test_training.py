@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from mmseg_eomt.checkpoints.safe_write import remove_temporaries
 from mmseg_eomt.checkpoints.training import (
     checkpoints_of,
     newest_intact,
@@ -19,6 +18,7 @@ from mmseg_eomt.checkpoints.training import (
     set_aside,
     write_checkpoint,
 )
+from mmseg_eomt.safe_write import remove_temporaries
 
 GOOD: dict[str, Any] = {
     "state_dict": {"a": torch.arange(300.0)},

@@ -168,6 +168,13 @@ def test_a_program_without_pytorch(batched: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(out), Session(batched).predict(image))
 
 
+@pytest.mark.parametrize("module", ["tensorrt", "triton"])
+def test_engines_and_triton_need_no_pytorch(module: str) -> None:
+    """Engines are built, run and served without it."""
+    code = f"import sys\n{BLOCKER}\nimport mmseg_eomt.deploy.{module}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
 def test_a_program_without_this_package(folder: Path, tmp_path: Path) -> None:
     """The program of docs/deploy.md."""
     text = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")

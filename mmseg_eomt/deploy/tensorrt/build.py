@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmseg_eomt.checkpoints.safe_write import replaced
 from mmseg_eomt.deploy.metadata import METADATA_KEY, DeployMetadata
 from mmseg_eomt.deploy.tensorrt.packages import (
     gpu_name,
@@ -21,6 +20,7 @@ from mmseg_eomt.deploy.tensorrt.packages import (
 )
 from mmseg_eomt.deploy.tensorrt.profiles import Profile
 from mmseg_eomt.deploy.tensorrt.record import EngineRecord, record_path
+from mmseg_eomt.safe_write import replaced
 
 
 def build_engine(

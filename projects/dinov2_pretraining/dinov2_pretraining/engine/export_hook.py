@@ -16,9 +16,9 @@ from safetensors.torch import save as to_safetensors
 from dinov2_pretraining.engine.meta_layout import to_meta_layout
 from mmseg_eomt.checkpoints.backbone_file import our_layout
 from mmseg_eomt.checkpoints.describe import unwrap
-from mmseg_eomt.checkpoints.safe_write import replaced
 from mmseg_eomt.checkpoints.sizes import infer_sizes
 from mmseg_eomt.models.backbones import DINOv2, DINOv3
+from mmseg_eomt.safe_write import replaced
 
 OURS = "backbone.safetensors"
 META = "backbone_meta.pth"
