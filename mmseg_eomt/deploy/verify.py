@@ -100,7 +100,6 @@ def compare(
         pictures: As `read_image` gives them. They are repeated to fill the last batch.
         batch: Images at a time.
     """
-    # [B, K, H, W] of a batch at a time: all of them would take gigabytes.
     equal: list[float] = []
     means: list[float] = []
     found_classes: set[int] = set()
@@ -108,15 +107,18 @@ def compare(
     for first in range(0, len(pictures), batch):
         group = [pictures[(first + index) % len(pictures)] for index in range(batch)]
         results = runner.run(graph_input(group, metadata))
-        expected = _reference(segmentor, network_input(np.stack(group), metadata.model))
-        best = expected.argmax(1)
-        found_classes.update(np.unique(best).tolist())
-        equal.append(float((_indices(results, metadata) == best).mean()))
-        if "scores" in results:
-            difference = np.abs(results["scores"] - expected)
-            largest = max(largest, float(difference.max()))
-            means.append(float(difference.mean()))
-            scale = max(scale, float(expected.max()))
+        labels = _indices(results, metadata)
+        # PyTorch takes one image at a time: scores of a batch can take gigabytes.
+        for index, picture in enumerate(group):
+            expected = _reference(segmentor, network_input(picture[None], metadata.model))
+            best = expected.argmax(0)
+            found_classes.update(np.unique(best).tolist())
+            equal.append(float((labels[index] == best).mean()))
+            if "scores" in results:
+                difference = np.abs(results["scores"][index] - expected)
+                largest = max(largest, float(difference.max()))
+                means.append(float(difference.mean()))
+                scale = max(scale, float(expected.max()))
     return Comparison(
         batch=batch,
         size=(pictures[0].shape[0], pictures[0].shape[1]),
@@ -129,13 +131,13 @@ def compare(
 
 
 def _reference(segmentor: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores ``[B, K, H, W]`` of PyTorch."""
+    """Scores ``[K, H, W]`` of PyTorch for an image ``[1, C, H, W]``."""
     device = next(segmentor.parameters()).device
     with torch.inference_mode(), evaluating(segmentor):
         scores = segmentor.encode_decode(  # type: ignore[operator]
-            torch.from_numpy(images).to(device), [{}] * len(images)
+            torch.from_numpy(images).to(device), [{}]
         )
-    result: NDArray[np.float32] = scores.cpu().numpy()
+    result: NDArray[np.float32] = scores[0].cpu().numpy()
     return result
 
 
