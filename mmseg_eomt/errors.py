@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-# What this package raises for wrong input. Anything else is a bug and keeps its traceback.
-USER_ERRORS = (ValueError, OSError, ImportError, KeyError)
+# What this package raises for wrong input, and for a run that diverged (FloatingPointError).
+# Anything else is a bug and keeps its traceback.
+USER_ERRORS = (ValueError, OSError, ImportError, KeyError, FloatingPointError)
 EXIT_USER_ERROR = 2
 
 

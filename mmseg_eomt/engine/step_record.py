@@ -8,7 +8,7 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
-from mmseg_eomt.engine.optimizers import NonFiniteError
+from mmseg_eomt.engine.optimizers.non_finite import NonFiniteError
 
 SHOWN_FILES = 8
 
@@ -98,7 +98,7 @@ class StepRecord:
             raise NonFiniteError(
                 f"Step {steps[bad] + 1} gave {found} on this process (mean over processes "
                 f"{ {names[i]: values[bad][i] for i in checked} }). Images of this process: "
-                f"{_shortened(files[bad])}. Lower the learning rate, use precision bf16 or fp32, "
+                f"{shortened(files[bad])}. Lower the learning rate, use precision bf16 or fp32, "
                 "or look at these images and masks."
             )
         return dict(zip(names, table.mean(dim=0).tolist(), strict=True))
@@ -116,6 +116,7 @@ def _path_of(sample: Any) -> str:
     return str(getattr(sample, "img_path", "<no path>"))
 
 
-def _shortened(files: list[str]) -> str:
+def shortened(files: list[str]) -> str:
+    """The first few names, and how many more there are."""
     more = len(files) - SHOWN_FILES
     return ", ".join(files[:SHOWN_FILES]) + (f" and {more} more" if more > 0 else "")

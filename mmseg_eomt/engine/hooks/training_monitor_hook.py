@@ -35,7 +35,8 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
     slowest block) and reads every loss back at every step. This one logs ``lr_head``,
     ``lr_backbone``, ``grad_norm`` (before clipping), ``mask_prob_block{i}`` and all losses at the
     logging interval only; losses and norm are means over the steps since the last log line and
-    over processes. A loss or gradient norm that is not finite is an error there.
+    over processes. A loss or gradient norm that is not finite is an error there, if the optimiser
+    wrapper has not noticed it before (``stop_on_nonfinite``; False switches both off).
 
     Args:
         interval (int, optional): Steps between log lines. Defaults to None, the LoggerHook's.
@@ -103,6 +104,8 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
         return not self._logger.ignore_last or batches <= self._logger.interval
 
     def _log(self, runner: Any) -> None:
+        if hasattr(runner.optim_wrapper, "settle"):
+            runner.optim_wrapper.settle()  # its error says more than the record's
         hub = runner.message_hub
         for name, rate in role_rates(runner.optim_wrapper.optimizer.param_groups).items():
             hub.update_scalar(f"train/{name}", rate)
@@ -116,6 +119,8 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
 
     @staticmethod
     def _checked(runner: Any) -> tuple[str, ...]:
+        if not getattr(runner.optim_wrapper, "stop_on_nonfinite", True):
+            return ()
         # fp16's scale search meets infinite gradients in a healthy run and skips those steps.
         scaled = getattr(runner.optim_wrapper, "loss_scaler", None) is not None
         return ("loss",) if scaled else ("loss", "grad_norm")

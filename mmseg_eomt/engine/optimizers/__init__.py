@@ -6,9 +6,9 @@ from mmseg_eomt.engine.optimizers.fused import with_fused
 from mmseg_eomt.engine.optimizers.layer_decay import LayerDecayOptimWrapperConstructor
 from mmseg_eomt.engine.optimizers.mixed_precision import (
     MixedPrecisionOptimWrapper,
-    NonFiniteError,
     resolve_precision,
 )
+from mmseg_eomt.engine.optimizers.non_finite import NonFiniteError
 
 __all__ = [
     "LayerDecayOptimWrapperConstructor",

@@ -7,19 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.optim import OptimWrapper
 from mmseg.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmseg_eomt.checkpoints.shards import whole
+from mmseg_eomt.engine.optimizers.non_finite import LateFlag, non_finite_error
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss or gradient is infinite or not a number."""
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -47,11 +45,14 @@ class MixedPrecisionOptimWrapper(OptimWrapper):  # type: ignore[misc]
     """Autocast on CUDA and CPU, loss scaling for fp16 only, clipping that never waits.
 
     mmengine's ``AmpOptimWrapper`` refuses a CPU and its clipping reads the norm back every step.
-    Here the norm stays on the device in :attr:`grad_norm`; whoever logs it reads it. A step with
-    a non-finite gradient changes no parameter: on the CPU it is an error at once, on CUDA a fused
-    optimiser skips it on the device and the logging hook reports it at its next interval. (With
-    fp16 the loss scaler skips such steps and lowers its scale, as usual.) An optimiser without a
-    fused kernel on CUDA is only checked at the logging interval.
+    Here the norm stays on the device in :attr:`grad_norm`; whoever logs it reads it.
+
+    A step whose loss or gradient is not finite, on any process, changes no parameter and is an
+    error on all of them. A loss that is not finite makes its gradients NaN, so that their exchange
+    carries the news. On CUDA a fused optimiser skips the step on the device and the error comes
+    with the next step, so that nothing waits; elsewhere it comes at once. With fp16 the loss scaler
+    skips steps with a non-finite gradient and lowers its scale, as usual; an error is a loss that
+    is not finite, or a gradient that is not even where the scale is 1 or less.
 
     Args:
         optimizer (Optimizer): The optimiser.
@@ -61,6 +62,8 @@ class MixedPrecisionOptimWrapper(OptimWrapper):  # type: ignore[misc]
             ``dict(max_norm=0.01)``, EoMT's.
         loss_scale (dict, optional): Arguments of ``torch.amp.GradScaler`` for fp16. Defaults to
             None, its own.
+        stop_on_nonfinite (bool): Whether losses and gradients are checked. Without it, steps are
+            made of whatever they are. Defaults to True.
         accumulative_counts (int): Micro-batches a step. ``SegmentationRunner`` sets it.
 
     Raises:
@@ -74,6 +77,7 @@ class MixedPrecisionOptimWrapper(OptimWrapper):  # type: ignore[misc]
         precision: str = "auto",
         clip_grad: dict[str, Any] | None = {"max_norm": 0.01},  # noqa: B006 (only read)
         loss_scale: dict[str, Any] | None = None,
+        stop_on_nonfinite: bool = True,
         accumulative_counts: int = 1,
     ) -> None:
         super().__init__(optimizer, accumulative_counts=accumulative_counts)
@@ -91,6 +95,11 @@ class MixedPrecisionOptimWrapper(OptimWrapper):  # type: ignore[misc]
             else None
         )
         self.grad_norm: Tensor | None = None
+        self.stop_on_nonfinite = stop_on_nonfinite
+        # Of the step that is being made, for errors; the train loop sets it.
+        self.step_number: int | None = None
+        self._bad_loss: Tensor | None = None
+        self._late: LateFlag | None = None
 
     @property
     def accumulation(self) -> int:
@@ -114,35 +123,78 @@ class MixedPrecisionOptimWrapper(OptimWrapper):  # type: ignore[misc]
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Adds the gradients of ``loss`` (a scalar), scaled for fp16."""
         scaled = loss if self.loss_scaler is None else self.loss_scaler.scale(loss)
+        if self.stop_on_nonfinite:
+            # 1 for a finite loss, else NaN; nobody has to read the loss.
+            kwargs["gradient"] = scaled.detach() * 0 + 1
+            if self.loss_scaler is not None:
+                bad = ~torch.isfinite(loss.detach())
+                self._bad_loss = bad if self._bad_loss is None else self._bad_loss | bad
         super().backward(scaled, **kwargs)
 
     def step(self, **kwargs: Any) -> None:
         """Clips the gradients, keeps their norm before clipping, updates the parameters.
 
         Raises:
-            NonFiniteError: On a CPU, if the norm is not finite (not with fp16).
+            NonFiniteError: See the class; before any parameter changes.
         """
+        self.settle()
         if self.loss_scaler is not None:
             self.loss_scaler.unscale_(self.optimizer)
-            self.grad_norm = self._clip()
+        self.grad_norm = self._clip()
+        if not self.stop_on_nonfinite:
+            self._move(**kwargs)
+            return
+        bad = self._bad_step(self.grad_norm)
+        if self._waits_for_no_flag():
+            # The flag GradScaler hands to fused optimisers: nothing moves where it is set.
+            if self.loss_scaler is None:
+                self.optimizer.found_inf = bad.float()
+            try:
+                self._move(**kwargs)
+            finally:
+                if self.loss_scaler is None:
+                    del self.optimizer.found_inf
+            self._late = LateFlag(bad, self.grad_norm, step=self.step_number)
+        elif bool(bad):
+            raise non_finite_error(self.grad_norm, step=self.step_number)
+        else:
+            self._move(**kwargs)
+
+    def settle(self) -> None:
+        """Reads what is still unread of the last step, which may wait for the device.
+
+        Raises:
+            NonFiniteError: If that step was not finite and so was skipped.
+        """
+        late, self._late = self._late, None
+        if late is not None:
+            late.check()
+
+    def _bad_step(self, norm: Tensor) -> Tensor:
+        """Whether the step must not be made: a boolean on the device, the same on all processes."""
+        bad = ~torch.isfinite(norm)
+        if self.loss_scaler is None:
+            return bad
+        # A scaler's gradients are no news, so the losses are exchanged: one number a step.
+        loss = torch.zeros_like(norm) if self._bad_loss is None else self._bad_loss.to(norm.dtype)
+        self._bad_loss = None
+        all_reduce(loss, op="max")
+        scale = self.loss_scaler._scale  # the tensor: get_scale() would wait for the device
+        unscaled = bad if scale is None else bad & (scale <= 1).squeeze()
+        return (loss > 0) | unscaled
+
+    def _waits_for_no_flag(self) -> bool:
+        """Whether a bad step can be skipped on the device and reported later."""
+        return self.device.type == "cuda" and (
+            self.loss_scaler is not None or _skips_on_device(self.optimizer)
+        )
+
+    def _move(self, **kwargs: Any) -> None:
+        if self.loss_scaler is None:
+            self.optimizer.step(**kwargs)
+        else:
             self.loss_scaler.step(self.optimizer, **kwargs)
             self.loss_scaler.update()
-            return
-        self.grad_norm = self._clip()
-        finite = torch.isfinite(self.grad_norm)
-        if self.grad_norm.device.type == "cpu":
-            if not finite:
-                raise NonFiniteError(f"The gradient norm is {float(self.grad_norm)}.")
-            self.optimizer.step(**kwargs)
-        elif _skips_on_device(self.optimizer):
-            # The flag GradScaler hands to fused optimisers: nothing moves where it is set.
-            self.optimizer.found_inf = (~finite).float()
-            try:
-                self.optimizer.step(**kwargs)
-            finally:
-                del self.optimizer.found_inf
-        else:
-            self.optimizer.step(**kwargs)
 
     def _clip(self) -> Tensor:
         """The gradient norm before clipping, a scalar on the device."""
@@ -158,7 +210,12 @@ class MixedPrecisionOptimWrapper(OptimWrapper):  # type: ignore[misc]
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state, and for fp16 the scaler's under ``loss_scaler``."""
+        """The optimiser's state, and for fp16 the scaler's under ``loss_scaler``.
+
+        Raises:
+            NonFiniteError: If the last step was not finite: no checkpoint hides it.
+        """
+        self.settle()
         state: dict[str, Any] = super().state_dict()
         if self.loss_scaler is not None:
             state["loss_scaler"] = self.loss_scaler.state_dict()

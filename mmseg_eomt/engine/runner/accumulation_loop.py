@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,10 +14,11 @@ from mmseg.registry import LOOPS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmseg_eomt.engine.optimizers import NonFiniteError
+from mmseg_eomt.engine.optimizers.non_finite import NonFiniteError
 from mmseg_eomt.engine.runner.batch_plan import BatchPlan, merge_batches, plan_batches
-from mmseg_eomt.engine.runner.random_state import kept_random_state
-from mmseg_eomt.engine.step_record import image_paths
+from mmseg_eomt.engine.runner.random_state import kept_random_state, random_state
+from mmseg_eomt.engine.watch.explain import explained
+from mmseg_eomt.engine.watch.traced_step import StepInputs
 
 # Of the message hub; a name that its log lines for validations do not pick up.
 VALIDATED = "checked_step"
@@ -77,6 +80,8 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
                 f"{global_batch_size}: build it with that batch_size."
             )
         self.training_random_state: dict[str, Any] | None = None
+        # A step that is not finite may be known one step later.
+        self._recent: list[StepInputs] = []
         super().__init__(runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals)
 
     @property
@@ -105,9 +110,12 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
                 self._validate_if_due()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
-            self.run_iter(self._next_batches())
+            with self._explaining():
+                self.run_iter(self._next_batches())
             self._decide_current_val_interval()
             self._validate_if_due()
+        with self._explaining():
+            self._settle()
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model  # type: ignore[no-any-return]
@@ -119,25 +127,19 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
             data_batch (list[dict]): Its micro-batches, as the data loader made them.
 
         Raises:
-            NonFiniteError: On a CPU, if the gradient is not finite; before any weight changes.
+            NonFiniteError: If the loss or gradient of this step or the last one is not finite;
+                before any weight changes.
         """
         runner = self.runner
         seen = merge_batches(data_batch)
         runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=seen)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.prepare_step(model, data_batch)
-        logs: list[dict[str, Tensor]] = []
-        try:
-            for micro_batch in data_batch:
-                logs.append(
-                    runner.model.train_step(micro_batch, optim_wrapper=runner.optim_wrapper)
-                )
-        except NonFiniteError as error:
-            raise NonFiniteError(
-                f"Step {self._iter + 1}: {error} No weight was changed by it. Images of this "
-                f"process: {image_paths(seen)}. Lower the learning rate, use precision bf16 or "
-                "fp32, or look at these images and masks."
-            ) from error
+        self._remember(data_batch, model)
+        logs: list[dict[str, Tensor]] = [
+            runner.model.train_step(micro_batch, optim_wrapper=runner.optim_wrapper)
+            for micro_batch in data_batch
+        ]
         outputs = {
             name: torch.stack([log[name].detach().float() for log in logs]).mean()
             for name in logs[0]
@@ -161,6 +163,8 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
         due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
         if self.runner.val_loop is None or self._iter < self.val_begin or not due:
             return
+        with self._explaining():
+            self._settle()
         # First, so that a checkpoint written because of this validation tells of it.
         self.runner.message_hub.update_info(VALIDATED, self._iter)
         with kept_random_state() as state:
@@ -168,6 +172,34 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
             self.training_random_state = state
             self.runner.val_loop.run()
         self.training_random_state = None
+
+    def _remember(self, data_batch: list[dict[str, Any]], model: Any) -> None:
+        """Keeps what the next step is computed from, for a capture of it."""
+        wrapper = self.runner.optim_wrapper
+        if not getattr(wrapper, "stop_on_nonfinite", False):
+            return
+        wrapper.step_number = self._iter
+        inputs = StepInputs(
+            step=self._iter,
+            seed=self.runner.seed,
+            batches=data_batch,
+            random=random_state(),
+            mask_probs=list(getattr(getattr(model, "decode_head", None), "mask_probs", ())),
+        )
+        self._recent = [*self._recent[-1:], inputs]
+
+    def _settle(self) -> None:
+        """Waits for the news of the last step."""
+        if hasattr(self.runner.optim_wrapper, "settle"):
+            self.runner.optim_wrapper.settle()
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Tells where a step became infinite or NaN, in place of the bare error."""
+        try:
+            yield
+        except NonFiniteError as error:
+            raise explained(self.runner, error, self._recent) from error
 
     def _prepare_optimizer(self) -> None:
         """Makes the wrapper's counter count micro-batches of this loop."""

@@ -21,7 +21,7 @@ def random_state() -> dict[str, Any]:
         )
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
-        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+        "python": {"version": version, "words": torch.from_numpy(np.array(words)), "gauss": gauss},
         "numpy": {
             "key": torch.from_numpy(np.asarray(key).astype(np.int64)),
             "position": int(position),

@@ -127,6 +127,7 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
         self.random = StepRandom()
         self._images_this_step = 0
         self._totals: Tensor | None = None
+        self._place: tuple[int, int] | None = None
         # `compile_blocks` puts compiled ones in their place.
         self.run_joint_block: Callable[..., Tensor] = run_joint_block
         self.mask_logits: Callable[..., Tensor] = mask_logits
@@ -161,6 +162,15 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
     def set_totals(self, totals: Tensor) -> None:
         """Sets the loss denominators ``[2]`` shared by the micro-batches of this step."""
         self._totals = totals
+
+    @property
+    def totals(self) -> Tensor | None:
+        """What :meth:`set_totals` set for this step."""
+        return self._totals
+
+    def set_place(self, rank: int, world_size: int) -> None:
+        """Makes this process stand for another one, whose step it runs again."""
+        self._place = (rank, world_size)
 
     def count_targets(self, labels: Tensor) -> Tensor:
         """Loss denominators ``[2]`` that ``labels [B, H, W]`` stand for, additive over images."""
@@ -277,8 +287,8 @@ class EoMTHead(BaseModule):  # type: ignore[misc]
 
     def _global_rows(self, batch: int) -> range:
         """Places of this process's images in the step's global batch."""
-        world = get_world_size()
-        first = self._images_this_step * world + get_rank()
+        rank, world = self._place or (get_rank(), get_world_size())
+        first = self._images_this_step * world + rank
         return range(first, first + batch * world, world)
 
     # --- training and testing --------------------------------------------------------------

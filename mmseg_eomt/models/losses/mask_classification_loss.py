@@ -144,10 +144,10 @@ class MaskClassificationLoss(nn.Module):
         Returns:
             dict[str, Tensor]: ``loss_mask``, ``loss_dice``, ``loss_class`` of the last prediction
             and ``loss_mask_block{i}``, ... of the one before joint block i. Their sum is the loss.
+            All of them are NaN if a matching cost is not finite.
 
         Raises:
-            ValueError: If shapes do not fit, a label is out of range or a matching cost is not
-                finite.
+            ValueError: If shapes do not fit or a label is out of range.
         """
         self._check_shapes(predictions, labels)
         targets = LabelTargets.from_labels(
@@ -179,6 +179,10 @@ class MaskClassificationLoss(nn.Module):
                 losses["loss_mask" + suffix] = self.mask_weight * cross_entropy / num_masks
                 losses["loss_dice" + suffix] = self.dice_weight * dice / num_masks
                 losses["loss_class" + suffix] = self.class_weight * classes / class_mass
+        if not matches.finite:
+            # Also where the matched pairs would hide it. Each parameter still gets a gradient, so
+            # no process waits for another, and all of them see that it is NaN.
+            losses = {name: value * float("nan") for name, value in losses.items()}
         return losses
 
     def count_targets(self, labels: Tensor, *, num_queries: int) -> Tensor:

@@ -41,6 +41,7 @@ class Matches:
         slots (Tensor): ``[A, G]`` rank of that class among those the image shows.
         num_queries (int): Q.
         num_slots (int): Most classes that an image shows, at least 1.
+        finite (bool): False if a cost was not: the pairs then mean nothing.
     """
 
     queries: Tensor
@@ -48,6 +49,7 @@ class Matches:
     slots: Tensor
     num_queries: int
     num_slots: int
+    finite: bool = True
 
 
 def matching_points(random: StepRandom, num_points: int, device: torch.device | str) -> Tensor:
@@ -105,8 +107,11 @@ class HungarianMatcher(nn.Module):
     ) -> Matches:
         """Match each prediction ``(mask_logits[B, Q, h, w], class_logits[B, Q, K+1])``.
 
+        Costs that are not finite are no error here: one process must not leave the others waiting
+        for it. ``finite`` says so, and the loss becomes NaN.
+
         Raises:
-            ValueError: If a cost is not finite, or a label is out of range.
+            ValueError: If a label is out of range.
         """
         device = targets.present.device
         points = matching_points(random, self.num_points, device)
@@ -119,12 +124,16 @@ class HungarianMatcher(nn.Module):
         targets.check(int(host[-2]), int(host[-1]))
         host_costs = host[: costs.numel()].reshape(costs.shape)
         host_present = host[costs.numel() : -2].reshape(present.shape) > 0
+        shown = np.arange(costs.shape[3]) < host_present.sum(1)[:, None, None]  # [B, 1, M]
+        finite = bool(np.isfinite(host_costs).all(where=shown))
+        if not finite:
+            host_costs = np.nan_to_num(host_costs)
         pairs = torch.from_numpy(_assign(host_costs, host_present))  # [3, A, G]
         if device.type == "cuda":
             pairs = pairs.pin_memory().to(device, non_blocking=True)
         queries, classes, slots = pairs.to(device)
         num_slots = max(1, int(host_present.sum(1).max()))
-        return Matches(queries, classes, slots, costs.shape[2], num_slots)
+        return Matches(queries, classes, slots, costs.shape[2], num_slots, finite)
 
     def costs(
         self, predictions: Sequence[Prediction], targets: LabelTargets, points: Tensor
@@ -196,26 +205,14 @@ class HungarianMatcher(nn.Module):
 def _assign(
     costs: npt.NDArray[np.float32], present: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Pairs ``[3, A, G]`` (flat query, class, slot) of least cost, for ``costs[A, B, Q, M]``.
-
-    Raises:
-        ValueError: If a cost of a class that is present is not finite.
-    """
+    """Pairs ``[3, A, G]`` (flat query, class, slot) of least cost, for ``costs[A, B, Q, M]``."""
     num_queries = costs.shape[2]
     shown = [np.flatnonzero(row) for row in present]
     pairs = []
-    for number, prediction in enumerate(costs):
+    for prediction in costs:
         queries, classes, slots = [], [], []
         for image, ids in enumerate(shown):
             cost = prediction[image, :, : len(ids)]
-            if not np.isfinite(cost).all():
-                raise ValueError(
-                    f"matching costs of image {image} in the batch, prediction {number} of "
-                    f"{len(costs)}, are not finite ({np.isnan(cost).sum()} nan, "
-                    f"{np.isinf(cost).sum()} infinite of {cost.size}): the logits have overflowed "
-                    "or the weights have diverged. Lower the learning rate, or train in bfloat16 "
-                    "instead of float16"
-                )
             rows, columns = linear_sum_assignment(cost)
             queries.append(rows + image * num_queries)
             classes.append(ids[columns])

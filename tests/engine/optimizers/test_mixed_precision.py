@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmseg_eomt.engine.optimizers import (
     LayerDecayOptimWrapperConstructor,
@@ -86,10 +87,125 @@ def test_fp16_skips_an_overflow_and_lowers_its_scale() -> None:
     model = nn.Linear(2, 1)
     optim = wrapper(model, precision="fp16", loss_scale={"init_scale": 1024.0})
     before = copy.deepcopy(model.state_dict())
-    optim.update_params(model(torch.full((1, 2), float("inf"))).sum())
+    with optim.optim_context(model):
+        loss = model(torch.full((1, 2), 100.0)).float().sum()  # 102,400 is too much for float16
+    optim.update_params(loss)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert optim.loss_scaler is not None
     assert optim.loss_scaler.get_scale() == 512.0
+
+
+def test_fp16_stops_where_no_scale_helps() -> None:
+    """A loss that is not finite, or a gradient that is not even unscaled."""
+    model = nn.Linear(2, 1)
+    optim = wrapper(model, precision="fp16", loss_scale={"init_scale": 1024.0})
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(NonFiniteError):
+        optim.update_params(model(torch.full((1, 2), float("inf"))).sum())
+    optim = wrapper(model, precision="fp16", loss_scale={"init_scale": 4.0})
+    loss = _LossWithNanGradient.apply(model.weight.sum())
+    optim.update_params(loss)  # 4 -> 2
+    optim.update_params(_LossWithNanGradient.apply(model.weight.sum()))  # 2 -> 1
+    with pytest.raises(NonFiniteError):
+        optim.update_params(_LossWithNanGradient.apply(model.weight.sum()))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class _LossWithNanGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("nan")
+
+
+def test_a_loss_that_is_not_finite_stops_a_step_with_finite_gradients() -> None:
+    model = nn.Linear(2, 1)
+    optim = wrapper(model)
+    before = copy.deepcopy(model.state_dict())
+    loss = model(torch.ones(1, 2)).sum() + torch.tensor(float("inf"))
+    with pytest.raises(NonFiniteError):
+        optim.update_params(loss)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_checking_can_be_switched_off() -> None:
+    model = nn.Linear(2, 1)
+    optim = wrapper(model, stop_on_nonfinite=False)
+    optim.update_params(model(torch.full((1, 2), float("nan"))).sum())
+    optim.settle()
+    assert model.weight.isnan().all()
+
+
+@pytest.mark.parametrize("bad_step", [1, 3])
+def test_late_flags_skip_on_the_device_and_stop_the_next_step(
+    bad_step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on CUDA, with a CPU's fused optimiser: it, too, skips where the flag is set."""
+    monkeypatch.setattr(MixedPrecisionOptimWrapper, "_waits_for_no_flag", lambda self: True)
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    optim = MixedPrecisionOptimWrapper(optimizer, precision="fp32")
+    for step in range(bad_step + 1):
+        before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+        optim.step_number = step
+        bad = step == bad_step
+        optim.update_params(model(torch.full((1, 2), float("nan") if bad else 1.0)).sum())
+    after = (model.state_dict(), optimizer.state_dict())
+    assert all(torch.equal(before[0][name], value) for name, value in after[0].items())
+    for index, state in before[1]["state"].items():
+        assert all(
+            torch.equal(after[1]["state"][index][key], value) for key, value in state.items()
+        )
+    with pytest.raises(NonFiniteError) as caught:
+        optim.update_params(model(torch.ones(1, 2)).sum())
+    assert caught.value.step == bad_step
+    assert torch.equal(before[0]["weight"], model.weight)
+
+
+def test_a_checkpoint_never_hides_a_skipped_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MixedPrecisionOptimWrapper, "_waits_for_no_flag", lambda self: True)
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    optim = MixedPrecisionOptimWrapper(optimizer, precision="fp32")
+    optim.update_params(model(torch.full((1, 2), float("nan"))).sum())
+    with pytest.raises(NonFiniteError):
+        optim.state_dict()
+
+
+class _Reads(TorchDispatchMode):
+    """Counts how often the host reads a value of the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_host_reads_nothing_for_a_micro_batch(precision: str) -> None:
+    """But once a step, on a CPU: a GPU copies its flag and is asked a step later."""
+
+    def reads(*, accumulate: int, checked: bool) -> int:
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        optim = MixedPrecisionOptimWrapper(
+            optimizer,
+            precision=precision,
+            accumulative_counts=accumulate,
+            stop_on_nonfinite=checked,
+        )
+        with _Reads() as counter:
+            for _ in range(2 * accumulate):
+                optim.update_params(model(torch.ones(2, 4)).sum())
+        return counter.count
+
+    base = reads(accumulate=1, checked=False)
+    assert reads(accumulate=1, checked=True) == base + 2
+    assert reads(accumulate=5, checked=True) == base + 2  # two steps
 
 
 def test_scaler_state_survives_a_round_trip() -> None:
