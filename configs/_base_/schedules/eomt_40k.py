@@ -61,6 +61,8 @@ default_hooks = dict(
     # By default the rule behind the official configs: each joint block is annealed over a sixth of
     # the run, the first from 1/6, the last until 5/6.
     annealing=dict(type="MaskAnnealingHook", power=0.9),
+    # With several processes: at the start and every so many steps, are their weights the same?
+    weight_hash=dict(type="WeightHashHook", interval=1_000),
     progress=dict(type="ProgressHook"),
     visualization=dict(type="PredictionPictureHook"),
 )

@@ -12,6 +12,7 @@ from mmseg_eomt.engine.hooks.prediction_picture_hook import PredictionPictureHoo
 from mmseg_eomt.engine.hooks.progress_hook import ProgressHook
 from mmseg_eomt.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook, role_rates
+from mmseg_eomt.engine.hooks.weight_hash_hook import WeightHashHook
 
 __all__ = [
     "ExportWeightsHook",
@@ -20,6 +21,7 @@ __all__ = [
     "ProgressHook",
     "SafeCheckpointHook",
     "TrainingMonitorHook",
+    "WeightHashHook",
     "default_windows",
     "mask_probability",
     "role_rates",
