@@ -11,7 +11,6 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmseg.registry import HOOKS
 
-from mmseg_eomt.checkpoints.safe_write import remove_temporaries
 from mmseg_eomt.checkpoints.sharded import SUFFIX
 from mmseg_eomt.checkpoints.training import (
     checkpoints_of,
@@ -19,6 +18,7 @@ from mmseg_eomt.checkpoints.training import (
     remove_checkpoint,
     set_aside,
 )
+from mmseg_eomt.safe_write import remove_temporaries
 
 _NOT_OFFERED = {
     "out_dir": "checkpoints stay in the run's folder, so that it can be copied and resumed; set "

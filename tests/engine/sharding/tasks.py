@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import mmseg_eomt  # noqa: F401
 from mmseg_eomt.apis.run import build_runner, run_training
 from mmseg_eomt.apis.train import resolve_training
 from mmseg_eomt.checkpoints.shards import local_part
+from mmseg_eomt.engine.sharding.memory import memory_of_process
 from tests.apis.tiny import tiny_call
 
 ARCH = {"embed_dims": 32, "depth": 4, "num_heads": 2, "patch_size": 8}
@@ -131,6 +134,9 @@ def count_exchanges(out: str, data: Any, world: int, options: dict[str, Any]) ->
 
 def measure_memory(out: str, data: Any, world: int, options: dict[str, Any]) -> None:
     """Builds a model and loads its backbone; writes by how many bytes the process grew at most."""
+    tiny = {**options, "model_args": None}  # so that all is imported and connected before
+    build_runner(config(f"{out}/tiny", data, world=world, **tiny))._init_model_weights()
+    gc.collect()
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     runner = build_runner(config(out, data, world=world, **options))
@@ -139,6 +145,37 @@ def measure_memory(out: str, data: Any, world: int, options: dict[str, Any]) -> 
     own = sum(local_part(p).numel() * p.element_size() for p in runner.model.parameters())
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     Path(out, f"memory{rank}.txt").write_text(f"{peak} {own}")
+
+
+def measure_storage(out: str, data: Any, world: int, options: dict[str, Any]) -> None:
+    """Trains one step; writes what a process holds between steps, and what was calculated."""
+    kept: dict[str, int] = {}
+
+    class AtTheEndOfTheStep(Hook):  # type: ignore[misc]
+        def before_train(self, runner: Any) -> None:
+            averaged = next(h for h in runner.hooks if hasattr(h, "ema_model")).ema_model
+
+            def look(optimizer: Any, *_: Any) -> None:
+                trained = list(runner.model.parameters())
+                moments = [
+                    value
+                    for state in optimizer.state.values()
+                    for key, value in state.items()
+                    if key.startswith("exp_avg")
+                ]
+                grads = [p.grad for p in trained if p.grad is not None]
+                held = [*trained, *grads, *moments, *averaged.module.parameters()]
+                kept["shards"] = sum(local_part(t).numel() * t.element_size() for t in held)
+
+            runner.optim_wrapper.optimizer.register_step_post_hook(look)
+
+    runner = build_runner(config(out, data, world=world, **options))
+    runner.register_hook(AtTheEndOfTheStep())
+    runner.train()
+    memory = memory_of_process(runner.model, world_size=world, precision="fp32", ema=True)
+    kept["calculated"] = memory.shards
+    rank = torch.distributed.get_rank()
+    Path(out, f"storage{rank}.json").write_text(json.dumps(kept))
 
 
 def _status(name: str) -> int:
