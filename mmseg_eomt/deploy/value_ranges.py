@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.progress import track
 
-from mmseg_eomt.deploy.onnx_graph import Sample, session_of
+from mmseg_eomt.deploy.onnx_graph import Sample, opset_of, session_of
 
 
 def largest_magnitudes(
@@ -74,15 +74,21 @@ def _reduced(
     for index, (name, width) in enumerate(widths.items()):
         magnitude, rows, largest = (f"{kind}_{index}" for kind in ("magnitude", "rows", "largest"))
         shape = numpy_helper.from_array(np.array([-1, width or 1]), f"row_shape_{index}")
-        axis = numpy_helper.from_array(np.array([0] if width else [0, 1]), f"row_axis_{index}")
-        measured.graph.initializer.extend([shape, axis])
+        measured.graph.initializer.append(shape)
+        axes = [0] if width else [0, 1]
         measured.graph.node.extend(
             [
                 helper.make_node("Abs", [name], [magnitude]),
                 helper.make_node("Reshape", [magnitude, shape.name], [rows]),
-                helper.make_node("ReduceMax", [rows, axis.name], [largest], keepdims=0),
             ]
         )
+        if opset_of(model) >= 18:
+            stored = numpy_helper.from_array(np.array(axes), f"row_axes_{index}")
+            measured.graph.initializer.append(stored)
+            reduce = helper.make_node("ReduceMax", [rows, stored.name], [largest], keepdims=0)
+        else:  # as MMDeploy's graphs
+            reduce = helper.make_node("ReduceMax", [rows], [largest], keepdims=0, axes=axes)
+        measured.graph.node.append(reduce)
         sides = [width] if width else []
         measured.graph.output.append(
             helper.make_tensor_value_info(largest, TensorProto.FLOAT, sides)

@@ -103,7 +103,8 @@ def resample_table(table: Tensor, grid: tuple[int, int], rows: Tensor, columns: 
     """
     with torch.autocast(table.device.type, enabled=False):
         planes = table.float().reshape(*grid, -1)  # [h, w, C]
-        planes = torch.tensordot(rows, planes, dims=1)  # [h', w, C]
+        # (A tensordot would be exported as Einsum.)
+        planes = (rows @ planes.flatten(1)).reshape(-1, *planes.shape[1:])  # [h', w, C]
         resampled: Tensor = columns @ planes  # [h', w', C]
     return resampled.reshape(1, -1, table.shape[-1]).to(table.dtype)
 

@@ -19,6 +19,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mmseg_eomt.images.windows import cover, wished_window
+from mmseg_eomt.models.folding import fold_weights
 from mmseg_eomt.models.segmentors.canvas import View
 from mmseg_eomt.models.segmentors.scores import label_map, score_map
 
@@ -63,7 +64,7 @@ class EoMTSegmentor(EncoderDecoder):  # type: ignore[misc]
         super().__init__(
             backbone=backbone,
             decode_head=decode_head,
-            test_cfg=_checked(test_cfg),
+            test_cfg=checked_test_cfg(test_cfg),
             data_preprocessor=preprocessor,
             **kwargs,
         )
@@ -172,6 +173,14 @@ class EoMTSegmentor(EncoderDecoder):  # type: ignore[misc]
         height, width = (side + -side % patch for side in crops[0].shape[-2:])
         return masks, classes, (height, width)
 
+    def switch_to_deploy(self) -> None:
+        """Prepares the weights for predictions only, in place; MMDeploy calls it.
+
+        Layer scales are folded and biases joined: the weights are then no longer those of a file.
+        """
+        self.eval().requires_grad_(False)
+        fold_weights(self.backbone.vit)
+
     def store_result(self, sample: SegDataSample, views: list[View]) -> None:
         """Puts the label map of an image, averaged over its views, into its sample."""
         size = (sample.metainfo["ori_shape"][0], sample.metainfo["ori_shape"][1])
@@ -231,7 +240,7 @@ class EoMTTTAModel(BaseTTAModel):  # type: ignore[misc]
         raise NotImplementedError("EoMTTTAModel merges views in test_step.")
 
 
-def _checked(test_cfg: dict[str, Any] | None) -> dict[str, Any]:
+def checked_test_cfg(test_cfg: dict[str, Any] | None) -> dict[str, Any]:
     """``test_cfg`` with defaults; an unknown key or value is an error."""
     defaults = {
         "mode": "window",

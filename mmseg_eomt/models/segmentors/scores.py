@@ -55,6 +55,32 @@ def score_map(views: Sequence[View], size: tuple[int, int]) -> Tensor:
     return total if len(views) == 1 else total.div_(len(views))
 
 
+def label_map_of_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """The class of the highest score at each pixel of a canvas brought to another size.
+
+    As :func:`label_map`, for scores that are there already.
+
+    Args:
+        scores (Tensor): ``float32 [h, w, K]``, classes together in memory.
+        size (tuple[int, int]): (H, W) of the result.
+
+    Returns:
+        Tensor: ``int32 [H, W]``, class indices.
+    """
+    height, width = scores.shape[:2]
+    labels = torch.empty(size, dtype=torch.int32, device=scores.device)
+    across = taps(width, size[1], 0, size[1], device=scores.device)
+    rows = max(1, STRIP * size[0] // height)
+    for first in range(0, size[0], rows):
+        last = min(first + rows, size[0])
+        down = taps(height, size[0], first, last, device=scores.device)
+        top = int(down.lower[0])
+        strip = scores[top : int(down.upper[-1]) + 1].flatten(0, 1)
+        down = Taps(down.lower - top, down.upper - top, down.weight)
+        labels[first:last] = _labels_of([_Part(strip, width, down, across)])
+    return labels
+
+
 def _strips(views: Sequence[View], size: tuple[int, int], memory: int) -> Iterator[tuple[int, int]]:
     """Row ranges of the result whose computation stays within ``memory`` bytes."""
     per_row, fixed, rows = 0.0, 4.0 * 8 * CHUNK, float(size[0])

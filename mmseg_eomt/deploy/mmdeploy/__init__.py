@@ -1,0 +1,35 @@
+"""What this package registers with MMDeploy; deploy configs name it in ``codebase_config.module``.
+
+Importing it puts the entries of the modules below into MMDeploy's registries, through its public
+interface alone. MMDeploy itself is optional: this is the only part of the package that needs it.
+"""
+
+from __future__ import annotations
+
+import mmseg_eomt.registration  # noqa: F401
+from mmseg_eomt.deploy.mmdeploy.installed import require_mmdeploy
+
+# Before anything imports mmdeploy.
+require_mmdeploy()
+
+from mmseg_eomt.deploy.mmdeploy import (  # noqa: E402
+    attention,
+    backend_segmentor,
+    export,
+    layer_norm,
+    onnxruntime_backend,
+    segmentor,
+    task,
+    tensorrt_backend,
+)
+
+__all__ = [
+    "attention",
+    "backend_segmentor",
+    "export",
+    "layer_norm",
+    "onnxruntime_backend",
+    "segmentor",
+    "task",
+    "tensorrt_backend",
+]
