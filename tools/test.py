@@ -22,6 +22,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work-dir", help="folder for logs (default: ./work_dirs/CONFIG)")
     parser.add_argument("--data", metavar="DATA.yaml", help="one's own folders (folder configs)")
     parser.add_argument("--out", metavar="DIR", help="write label maps as PNG here")
+    parser.add_argument(
+        "--report",
+        metavar="DIR",
+        help="write scores of classes and images and the confusion matrix here",
+    )
+    parser.add_argument(
+        "--boundary",
+        metavar="SHARE",
+        type=float,
+        nargs="?",
+        const=0.02,
+        help="also boundary IoU, in bands of this share of the diagonal (default: 0.02)",
+    )
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", metavar="DIR", help="write painted predictions here")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds per window of --show")
@@ -54,6 +67,10 @@ def test(args: argparse.Namespace) -> None:
     )
     if args.out:
         cfg.test_evaluator = {**cfg.test_evaluator, "output_dir": args.out}
+    if args.report:
+        cfg.test_evaluator = {**cfg.test_evaluator, "report_dir": args.report}
+    if args.boundary is not None:
+        cfg.test_evaluator = {**cfg.test_evaluator, "boundary": args.boundary}
     if args.show or args.show_dir:
         # MMSegmentation's own hook paints; the picture of training is not needed beside it.
         cfg.default_hooks.visualization = {

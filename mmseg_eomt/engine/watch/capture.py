@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mmseg_eomt.checkpoints.describe import plain
 from mmseg_eomt.checkpoints.plain_data import as_plain
-from mmseg_eomt.checkpoints.safe_write import replaced
 from mmseg_eomt.checkpoints.sealed import load_sealed, save_sealed
 from mmseg_eomt.engine.watch.traced_step import StepInputs
+from mmseg_eomt.safe_write import replaced
 
 FORMAT = "mmseg_eomt capture 1"
 FOLDER = "nonfinite"

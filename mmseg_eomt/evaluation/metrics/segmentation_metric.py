@@ -18,7 +18,14 @@ from PIL import Image
 from prettytable import PrettyTable
 from torch import Tensor
 
-from mmseg_eomt.evaluation.metrics.confusion import IOU_METRICS, class_scores, count_confusion
+from mmseg_eomt.evaluation.metrics.boundary import count_boundary
+from mmseg_eomt.evaluation.metrics.confusion import (
+    IOU_METRICS,
+    Scores,
+    class_scores,
+    count_confusion,
+)
+from mmseg_eomt.evaluation.metrics.report import gather_rows, image_row, write_report
 
 
 @METRICS.register_module()
@@ -41,6 +48,13 @@ class SegmentationMetric(BaseMetric):  # type: ignore[misc]
             ids, in the folders of the images. Defaults to None.
         format_only (bool): Only write, for images without labels. Defaults to False.
         prefix (str, optional): Prefix of the names. Defaults to None.
+        boundary (float, optional): Also boundary IoU (``mBoundaryIoU``), of bands along outlines
+            that are so wide as a share of the image's diagonal; 0.02 is usual. Defaults to None.
+        report_dir (str, optional): Write ``classes.csv``, ``confusion.csv``, ``confusion.png`` and
+            ``images.csv`` (worst image first) there. Defaults to None.
+
+    Raises:
+        ValueError: If an option is not as above.
     """
 
     def __init__(
@@ -52,6 +66,9 @@ class SegmentationMetric(BaseMetric):  # type: ignore[misc]
         output_dir: str | None = None,
         format_only: bool = False,
         prefix: str | None = None,
+        *,
+        boundary: float | None = None,
+        report_dir: str | None = None,
     ) -> None:
         # The base class warns of a missing prefix, which is how mmseg's own metric is used.
         super().__init__(prefix=prefix or "unset")
@@ -64,6 +81,13 @@ class SegmentationMetric(BaseMetric):  # type: ignore[misc]
             )
         if format_only and output_dir is None:
             raise ValueError("SegmentationMetric: format_only needs output_dir to write to.")
+        if boundary is not None and not 0 < boundary < 1:
+            raise ValueError(
+                f"SegmentationMetric: boundary is {boundary}; allowed is a share of the image's "
+                "diagonal between 0 and 1, such as 0.02, or None."
+            )
+        self.boundary = boundary
+        self.report_dir = report_dir
         self.ignore_index = ignore_index
         self.iou_metrics = list(iou_metrics)
         self.nan_to_num = nan_to_num
@@ -77,6 +101,7 @@ class SegmentationMetric(BaseMetric):  # type: ignore[misc]
         self._last: Tensor | None = None
         self._count = 0
         self._written: dict[Path, str] = {}
+        self._images: list[list[Any]] = []
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Counts (and writes) the predictions of a batch."""
@@ -90,12 +115,8 @@ class SegmentationMetric(BaseMetric):  # type: ignore[misc]
                         f"{path}: there is no label map to compare with. Add the masks and "
                         "LoadAnnotations to the pipeline, or set format_only=True."
                     )
-                counts = count_confusion(
-                    prediction,
-                    sample["gt_sem_seg"]["data"].squeeze(0),
-                    num_classes=len(meta["classes"]),
-                    ignore_index=self.ignore_index,
-                    path=path,
+                counts = self._counts(
+                    prediction, sample["gt_sem_seg"]["data"].squeeze(0), path, meta["classes"]
                 )
                 # The last sample stays apart until evaluate(), when it is known whether it is
                 # one of those repeated to give all processes equally many.
@@ -124,34 +145,44 @@ class SegmentationMetric(BaseMetric):  # type: ignore[misc]
             return {}
         rank, world_size = get_dist_info()
         num_classes = len(self._meta()["classes"])
-        total = self._sum
+        total, images = self._sum, self._images
         # Process r's i-th sample is number i * world_size + r of the dataset, so the repeated
         # ones are those beyond its end: never more than the last of a process.
         if self._last is not None and (self._count - 1) * world_size + rank < size:
             total = self._last if total is None else total + self._last
+        else:
+            images = images[:-1]
         if total is None:
-            total = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+            total = torch.zeros(self._rows(num_classes), num_classes, dtype=torch.int64)
         total = total.clone()
         all_reduce(total)  # sum
+        counts = total.cpu().numpy()
         self._reset()
-        metrics = self.compute_metrics(total.cpu().numpy())
+        metrics = self.compute_metrics(counts)
+        if self.report_dir is not None:
+            images = gather_rows(images, device=total.device)
+            if rank == 0:
+                self._report(counts, images)
         return {f"{self.prefix}/{k}" if self.prefix else k: v for k, v in metrics.items()}
 
     def compute_metrics(self, results: NDArray[np.int64]) -> dict[str, float]:
         """Scores of summed counts, and the table of classes in the log.
 
         Args:
-            results (ndarray): ``int64 [K, K]``, rows are true classes.
+            results (ndarray): ``int64 [K, K]``, rows are true classes; with boundary IoU three
+                more rows, ``count_boundary``'s.
 
         Returns:
             dict[str, float]: Scores in percent.
         """
-        if not results.any():
+        confusion, more = self._split(results)
+        if not confusion.any():
             raise ValueError(
                 "SegmentationMetric: not a single labelled pixel was evaluated. Check that the "
                 f"validation masks hold values other than the ignored {self.ignore_index}."
             )
-        scores = class_scores(results, self.iou_metrics, self.beta)
+        scores = class_scores(confusion, self.iou_metrics, self.beta)
+        scores.update(more)
         if self.nan_to_num is not None:
             scores = {key: np.nan_to_num(v, nan=self.nan_to_num) for key, v in scores.items()}
         summary = {"aAcc": float(scores.pop("aAcc")) * 100}
@@ -162,6 +193,37 @@ class SegmentationMetric(BaseMetric):  # type: ignore[misc]
             table.add_column(key, [f"{value * 100:.2f}" for value in values])
         print_log("per class results:\n" + table.get_string(), logger="current")
         return summary
+
+    def _counts(
+        self, prediction: Tensor, label: Tensor, path: str, classes: Sequence[str]
+    ) -> Tensor:
+        """All counts of an image; remembers its scores for a report."""
+        options = {"num_classes": len(classes), "ignore_index": self.ignore_index}
+        counts = count_confusion(prediction, label, **options, path=path)
+        if self.report_dir is not None:
+            self._images.append(image_row(counts, path, classes))
+        if self.boundary is None:
+            return counts
+        band = count_boundary(prediction, label, **options, share=self.boundary)
+        return torch.cat([counts, band])
+
+    def _rows(self, num_classes: int) -> int:
+        return num_classes + (0 if self.boundary is None else 3)
+
+    def _split(self, counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], Scores]:
+        """The confusion matrix, and the scores that come from the other rows."""
+        num_classes = counts.shape[1]
+        if self.boundary is None:
+            return counts, {}
+        label, prediction, both = counts[num_classes:]
+        with np.errstate(invalid="ignore"):
+            return counts[:num_classes], {"BoundaryIoU": both / (label + prediction - both)}
+
+    def _report(self, counts: NDArray[np.int64], images: Sequence[Sequence[Any]]) -> None:
+        confusion, more = self._split(counts)
+        classes = self._meta()["classes"]
+        write_report(Path(str(self.report_dir)), confusion, images, classes=classes, more=more)
+        print_log(f"Scores of classes and images are in {self.report_dir}", logger="current")
 
     def _meta(self) -> dict[str, Any]:
         if self.dataset_meta is None or "classes" not in self.dataset_meta:
