@@ -94,6 +94,15 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, weights: DeferredWeights) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._weights = weights
+        # One for all draws: of memory that is taken and given back glibc keeps as much as the
+        # whole model has.
+        self._scratch = torch.empty(0)
+
+    def _as_large_as(self, recipe: _Recipe) -> Tensor:
+        numbers = recipe.size.numel()
+        if self._scratch.numel() < numbers or self._scratch.dtype != recipe.dtype:
+            self._scratch = torch.empty(numbers, dtype=recipe.dtype)
+        return self._scratch[:numbers].view(recipe.size)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -111,7 +120,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         generator = None
         if torch.Tag.nondeterministic_seeded in func.tags:
             generator = torch.get_rng_state()
-            func(torch.empty(recipe.size, dtype=recipe.dtype), *args[1:], **kwargs)
+            func(self._as_large_as(recipe), *args[1:], **kwargs)
         if func._schema.name in _OVERWRITES:
             recipe.start, recipe.operations = None, []
         recipe.operations.append((func, args[1:], kwargs, generator))

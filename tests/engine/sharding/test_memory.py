@@ -56,3 +56,19 @@ def test_processes_hold_what_the_calculation_says(tmp_path: Path) -> None:
     found = json.loads((out / "storage0.json").read_text())
     # Two processes share all sizes evenly or nearly so; the first has the larger half.
     assert found["shards"] == found["calculated"]
+
+
+def test_no_process_ever_holds_the_whole_model(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", images=4)
+    out = tmp_path / "run"
+    out.mkdir()
+    arch = {"embed_dims": 512, "depth": 16, "num_heads": 8, "patch_size": 8}
+    options = {"strategy": "FSDP2", "model_args": {"arch": arch}}
+    run_ranks(
+        2, "tests.engine.sharding.tasks:measure_memory", str(out), data, 2, options,
+        log=tmp_path / "log",
+    )  # fmt: skip
+    for rank in range(2):
+        peak, own = map(int, (out / f"memory{rank}.txt").read_text().split())
+        assert own > 90e6  # half of a model of 200 MB
+        assert peak < 1.5 * own, (peak, own)
