@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+def _blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def _commands() -> list[str]:
-    lines = [
-        line.split("  #")[0].strip() for block in _blocks("shell") for line in block.split("\n")
-    ]
+    watching = (ROOT / "docs/watching.md").read_text(encoding="utf-8")
+    blocks = _blocks("shell") + _blocks("shell", watching)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.split("\n")]
     return [line for line in lines if line]
 
 
