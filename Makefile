@@ -2,7 +2,7 @@
 #
 #   make test                 unit tests (under 10 minutes on 2 cores)
 #   make test-all             slow tests as well, exported graphs built by TensorRT-RTX among them
-#   make quickstart           train, test and predict on a toy dataset, no GPU needed
+#   make quickstart           train, test, predict and export on a toy dataset, no GPU needed
 #   make FAMILY=onedl test    the same with the onedl-* packages, in .venv-onedl
 #
 # Variables: PYTHON (interpreter of a new environment), FAMILY (openmmlab or onedl),

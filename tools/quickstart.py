@@ -1,4 +1,4 @@
-"""From nothing to a painted picture: make a dataset, train, test, predict, and check the result.
+"""From nothing to a deployed model: make a dataset, train, test, predict, export, check it all.
 
     python tools/quickstart.py [--out DIR] [--short]
 
@@ -27,6 +27,8 @@ CONFIG = "configs/eomt/tiny_quickstart.py"
 # mIoU that a run must reach; a constant picture reaches less than 0.15 on these scenes.
 BAR = 0.50
 BAR_SHORT = 0.22
+SAME = 0.9999
+"""Share of pixels at which the exported model says what the checkpoint says."""
 SHORT = ["train_cfg.max_iters=60", "train_cfg.val_interval=30"]
 
 
@@ -79,6 +81,18 @@ def check(truth_folder: Path, prediction_folder: Path, bar: float) -> None:
         sys.exit(f"quickstart: mIoU {reached:.3f} is below the bar of {bar:.2f}: it did not learn.")
 
 
+def check_exported(reference_folder: Path, exported_folder: Path) -> None:
+    """Compare the label maps of the exported model with those of the checkpoint."""
+    same, pixels = 0, 0
+    for path in sorted(reference_folder.glob("*.png")):
+        reference = np.asarray(Image.open(path))
+        same += int((np.asarray(Image.open(exported_folder / path.name)) == reference).sum())
+        pixels += reference.size
+    print(f"\nThe exported model gives the same label at {same / pixels:.4%} of {pixels:,} pixels.")
+    if same / pixels < SAME:
+        sys.exit(f"quickstart: fewer than {SAME:.2%} of the labels are the same.")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all steps."""
     args = parse_args(argv)
@@ -92,11 +106,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     run("test.py", CONFIG, weights, "--data", data / "data.yaml", "--work-dir", out / "test")
     run("predict.py", weights, data / "val" / "images", "--out", out / "predictions")
     check(data / "val" / "masks", out / "predictions" / "masks", BAR_SHORT if args.short else BAR)
+    exported = out / "model.onnx"
+    run("export.py", weights, "--out", exported, "--data", data / "data.yaml")
+    run("predict.py", exported, data / "val" / "images", "--out", out / "predictions_onnx")
+    check_exported(out / "predictions" / "masks", out / "predictions_onnx" / "masks")
     print(f"{time.perf_counter() - start:.0f} s. What to look at:")
     for what, where in (
         ("predictions beside the truth", training / "pictures"),
         ("painted pictures", out / "predictions" / "overlays"),
         ("weights to use elsewhere", weights),
+        ("the model as ONNX", exported),
         ("curves: tensorboard --logdir", training),
     ):
         print(f"  {what}: {where}")
