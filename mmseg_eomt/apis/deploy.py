@@ -30,6 +30,7 @@ _BESIDE_THE_POINT = (
     "Can not find mmcv.ops",
     "Failed to search registry with scope",
     "DeprecationWarning: get_onnx_config",
+    "Backend manager of",
 )
 
 
@@ -278,8 +279,6 @@ def _quiet_mmdeploy() -> Iterator[None]:
     """Leaves out what MMDeploy says about parts that have nothing to do with an EoMT."""
     from mmdeploy.utils import get_root_logger
 
-    import mmseg_eomt.deploy.mmdeploy  # noqa: F401
-
     loggers = [get_root_logger(), logging.getLogger("mmengine"), _current_logger()]
 
     def to_the_point(record: logging.LogRecord) -> bool:
@@ -288,6 +287,8 @@ def _quiet_mmdeploy() -> Iterator[None]:
     for logger in loggers:
         logger.addFilter(to_the_point)
     try:
+        import mmseg_eomt.deploy.mmdeploy  # noqa: F401  (has things to say as well)
+
         yield
     finally:
         for logger in loggers:

@@ -19,9 +19,9 @@ from mmdeploy.utils import (
 )
 from torch.jit._trace import TracerWarning
 
-from mmseg_eomt.checkpoints.safe_write import replaced
 from mmseg_eomt.deploy.precision import convert_precision
 from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.safe_write import replaced
 
 PRECISIONS = ("fp32", "fp16")
 LARGEST_FILE = 2**31

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import runpy
@@ -12,11 +13,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 import yaml
+from mmengine.config import Config
 from PIL import Image
 
 from mmseg_eomt import load_model
 from mmseg_eomt.apis.deploy import deploy, measure_deployed
+from mmseg_eomt.checkpoints.lean import read_header
 from tests.deploy.lively import CLASSES, lively_config, lively_weights, picture
 
 ROOT = Path(__file__).parents[3]
@@ -24,14 +28,15 @@ CONFIGS = ROOT / "configs" / "deploy"
 SIZE = (40, 58)  # of pictures: two windows of 32
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Weights of both families, their configs, a picture, and a plan for windows of 32."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of both families, their configs, and a picture."""
+    root = tmp_path_factory.mktemp("route")
     for family in ("dinov2", "dinov3"):
-        lively_weights(tmp_path / f"{family}.safetensors", family)
-        lively_config(family).dump(tmp_path / f"{family}.py")
-    picture(SIZE).save(tmp_path / "picture.png")
-    return tmp_path
+        lively_weights(root / f"{family}.safetensors", family)
+        lively_config(family).dump(root / f"{family}.py")
+    picture(SIZE).save(root / "picture.png")
+    return root
 
 
 def plan(folder: Path, base: str, text: str = "") -> Path:
@@ -43,6 +48,7 @@ def plan(folder: Path, base: str, text: str = "") -> Path:
 STATIC = "onnx_config = dict(input_shape=[32, 32])"
 
 
+@functools.cache  # tests only read what came out
 def run(folder: Path, base: str, text: str = "", *, family: str = "dinov3") -> Any:
     return deploy(
         plan(folder, base, text),
@@ -87,8 +93,6 @@ def test_a_dynamic_graph_takes_any_size(folder: Path) -> None:
     done = run(folder, "_onnxruntime_dynamic", family="dinov2")
     session = onnxruntime.InferenceSession(done.model, providers=["CPUExecutionProvider"])
     segmentor = load_model(folder / "dinov2.safetensors", device="cpu").segmentor
-    import torch
-
     for shape in ((1, 3, 32, 48), (2, 3, 33, 50), (3, 3, 71, 40)):
         images = torch.randn(*shape)
         with torch.inference_mode():
@@ -98,7 +102,11 @@ def test_a_dynamic_graph_takes_any_size(folder: Path) -> None:
 
 
 def test_files_of_the_sdk_say_what_there_is(folder: Path) -> None:
-    done = run(folder, "_onnxruntime_static-512x512", STATIC)
+    done = run(folder, "_onnxruntime-fp16_static-512x512", STATIC)
+    about = json.loads((done.model.parent / "deploy.json").read_text())
+    assert about["models"][0]["net"] == "end2end.onnx"
+    detail = json.loads((done.model.parent / "detail.json").read_text())
+    assert detail["onnx_config"]["opset_version"] == 17
     pipeline = json.loads((done.model.parent / "pipeline.json").read_text())["pipeline"]
     steps = {task["name"]: task for task in pipeline["tasks"]}
     transforms = steps["Preprocess"]["transforms"]
@@ -130,7 +138,7 @@ def test_miou_is_that_of_the_checkpoint(folder: Path, capfd: pytest.CaptureFixtu
     split = {"images": "val/images", "masks": "val/masks"}
     data = folder / "data.yaml"
     data.write_text(yaml.safe_dump({"train": split, "val": split, "classes": dict(CLASSES)}))
-    done = run(folder, "_onnxruntime_dynamic")
+    done = run(folder, "_onnxruntime_dynamic", family="dinov2")
     metrics = measure_deployed(
         plan(folder, "_onnxruntime_dynamic"),
         done.model.parent / "model_config.py",
@@ -141,10 +149,10 @@ def test_miou_is_that_of_the_checkpoint(folder: Path, capfd: pytest.CaptureFixtu
     )
     main = runpy.run_path(str(ROOT / "tools" / "test.py"))["main"]
     capfd.readouterr()
-    arguments = [folder / "dinov3.py", folder / "dinov3.safetensors", "--data", data]
+    arguments = [folder / "dinov2.py", folder / "dinov2.safetensors", "--data", data]
     head = ["model.decode_head.num_queries=8", "model.decode_head.num_upscale_blocks=1"]
     arguments += ["--work-dir", folder / "pytorch", "--cfg-options", *head]
-    arguments += ["model.backbone.num_joint_blocks=1"]
+    arguments += ["model.backbone.num_joint_blocks=1", "model.backbone.image_size=32"]
     assert main([str(argument) for argument in arguments]) == 0
     expected = float(re.findall(r"mIoU: (\d+\.\d+)", capfd.readouterr().out)[-1])
     assert metrics["mIoU"] == pytest.approx(expected, abs=1e-3)
@@ -161,20 +169,74 @@ def test_miou_is_that_of_the_checkpoint(folder: Path, capfd: pytest.CaptureFixtu
         ({"deploy_cfg": "dinov3.py"}, "no deploy config"),
     ],
 )
-def test_faults_are_named(change: dict[str, str], message: str, folder: Path) -> None:
+def test_faults_are_named(
+    change: dict[str, str], message: str, folder: Path, tmp_path: Path
+) -> None:
     arguments: dict[str, Any] = {
         "deploy_cfg": plan(folder, "_onnxruntime_dynamic"),
         "model_cfg": folder / "dinov3.py",
         "checkpoint": folder / "dinov3.safetensors",
         "image": folder / "picture.png",
-        "work_dir": folder / "out",
+        "work_dir": tmp_path / "out",
         **{name: folder / value for name, value in change.items()},
     }
     places = ("deploy_cfg", "model_cfg", "checkpoint", "image")
     with pytest.raises((ValueError, OSError), match=message):
         deploy(*(arguments[name] for name in places), work_dir=arguments["work_dir"])
-    out = folder / "out"
-    assert not out.exists() or not list(out.iterdir())
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("onnx_config = dict(opset_version=11)", "opset_version is 11: give 17 or more"),
+        ("codebase_config = dict(module=[])", "codebase_config.module"),
+        ("backend_config = dict(type='ncnn')", "'ncnn'; allowed: onnxruntime, tensorrt"),
+        ("backend_config = dict(precision='int8')", "'int8'; allowed: fp32, fp16"),
+    ],
+)
+def test_a_deploy_config_that_cannot_be_is_refused(
+    change: str, message: str, folder: Path, tmp_path: Path
+) -> None:
+    path = plan(tmp_path, "_onnxruntime_dynamic", change)
+    files = (path, folder / "dinov3.py", folder / "dinov3.safetensors", folder / "picture.png")
+    with pytest.raises(ValueError, match=message):
+        deploy(*files, work_dir=tmp_path / "out")
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_checkpoint_of_mmsegmentation_is_deployed_like_lean_weights(
+    folder: Path, tmp_path: Path
+) -> None:
+    """It has no header: the config says what the file does not."""
+    header = read_header(folder / "dinov2.safetensors")
+    segmentor = load_model(folder / "dinov2.safetensors", device="cpu").segmentor
+    meta = {"classes": header.classes, "palette": header.palette}
+    stored = {"state_dict": segmentor.state_dict(), "meta": {"dataset_meta": meta}}
+    torch.save(stored, tmp_path / "iter_10.pth")
+    cfg = Config.fromfile(folder / "dinov2.py")
+    cfg.model.backbone.image_size = 32
+    cfg.model.backbone.num_joint_blocks = header.num_joint_blocks
+    cfg.model.decode_head.num_queries = header.num_queries
+    cfg.model.decode_head.num_upscale_blocks = header.num_upscale_blocks
+    cfg.dump(tmp_path / "model.py")
+    done = deploy(
+        plan(tmp_path, "_onnxruntime_dynamic"),
+        tmp_path / "model.py",
+        tmp_path / "iter_10.pth",
+        folder / "picture.png",
+        work_dir=tmp_path / "out",
+    )
+    assert done.agreement == 1
+    lean = run(folder, "_onnxruntime_dynamic", family="dinov2")
+    images = torch.randn(1, 3, 40, 40).numpy()
+    results = [
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(
+            None, {"input": images}
+        )[0]
+        for path in (done.model, lean.model)
+    ]
+    np.testing.assert_allclose(*results, atol=1e-6)
 
 
 def test_a_window_of_another_size_is_named(folder: Path) -> None:
@@ -193,4 +255,4 @@ def test_a_missing_mmdeploy_is_named_with_both_commands(
     )
     command = r"pip install --no-deps mmdeploy==1\.3\.1 && pip install aenum"
     with pytest.raises(ImportError, match=command):
-        run(folder, "_onnxruntime_dynamic")
+        run(folder, "_onnxruntime-fp16_dynamic")
