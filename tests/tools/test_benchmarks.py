@@ -70,6 +70,7 @@ def test_flops_are_those_that_pytorch_counts(
         ("train_step", ["--masks", "0", "--model", "dinov3/vits16", "--no-memory"]),
         ("loader", ["--step-seconds", "0.1", "--workers", "0"]),
         ("pretraining_loader", ["--workers", "0"]),
+        ("pretrain_step", ["--workers", "0"]),
         ("inference", ["--model", "dinov3/vits16", "--batch", "1", "--no-memory"]),
         ("postprocess", ["--kinds", "regions"]),
         ("validation", ["--model", "dinov2/vits14", "--dtype", "bfloat16", "--no-memory"]),

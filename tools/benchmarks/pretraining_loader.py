@@ -77,13 +77,15 @@ def torchvision_loader(data: Path, workers: int, batch: int) -> Any:
     return torch.utils.data.DataLoader(dataset, batch, sampler=sampler, num_workers=workers)
 
 
-def our_loader(data: Path, workers: int, batch: int) -> Any:
+def our_loader(
+    data: Path, workers: int, batch: int, *, global_size: int = GLOBAL, local_size: int = LOCAL
+) -> Any:
     """A loader as a run of the project builds it."""
     from mmengine.runner import Runner
 
     views = {
-        "global_size": GLOBAL,
-        "local_size": LOCAL,
+        "global_size": global_size,
+        "local_size": local_size,
         "num_local": NUM_LOCAL,
         "global_scale": GLOBAL_SCALE,
         "local_scale": LOCAL_SCALE,
