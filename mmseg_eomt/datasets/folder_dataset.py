@@ -23,6 +23,7 @@ from mmseg_eomt.datasets.skipping import (
     FilesInFlight,
     SkippedFiles,
     read_past_bad,
+    run_pipeline,
     without_labels,
 )
 from mmseg_eomt.images.bad_file import BadFileError
@@ -151,16 +152,7 @@ class FolderSegDataset(BaseSegDataset):  # type: ignore[misc]
         return [self.get_data_info(index)["img_path"] for index in self._in_flight.indices()]
 
     def _prepare(self, idx: int) -> Any:
-        info = self.get_data_info(idx)
-        path = info["img_path"]
-        try:
-            return self.pipeline(info)
-        except (BadFileError, OSError):
-            raise
-        except Exception as error:
-            raise RuntimeError(
-                f"{path}: the pipeline failed on this image: {type(error).__name__}: {error}"
-            ) from error
+        return run_pipeline(self.pipeline, self.get_data_info(idx))
 
     def _set_up_skipping(self, pairs: Sequence[FilePair]) -> None:
         """Counts what can be seen to be bad already; all samples keep their numbers."""

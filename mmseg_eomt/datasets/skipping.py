@@ -90,6 +90,24 @@ class SkippedFiles:
             )
 
 
+def run_pipeline(pipeline: Callable[[dict[str, Any]], Any], info: dict[str, Any]) -> Any:
+    """The sample of ``info``; an error of the pipeline names the image.
+
+    Raises:
+        BadFileError, OSError: As they come, for they name the file.
+        RuntimeError: For anything else.
+    """
+    path = info["img_path"]
+    try:
+        return pipeline(info)
+    except (BadFileError, OSError):
+        raise
+    except Exception as error:
+        raise RuntimeError(
+            f"{path}: the pipeline failed on this image: {type(error).__name__}: {error}"
+        ) from error
+
+
 def read_past_bad(
     idx: int, *, read: Callable[[int], Any], skipped: SkippedFiles
 ) -> tuple[Any, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmseg_eomt.engine.optimizers.constructor import OptimWrapperConstructor
 from mmseg_eomt.engine.optimizers.fused import with_fused
 from mmseg_eomt.engine.optimizers.layer_decay import LayerDecayOptimWrapperConstructor
 from mmseg_eomt.engine.optimizers.mixed_precision import (
@@ -14,6 +15,7 @@ __all__ = [
     "LayerDecayOptimWrapperConstructor",
     "MixedPrecisionOptimWrapper",
     "NonFiniteError",
+    "OptimWrapperConstructor",
     "resolve_precision",
     "with_fused",
 ]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
-from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from mmseg_eomt.engine.optimizers.fused import with_fused
+from mmseg_eomt.engine.optimizers.constructor import OptimWrapperConstructor
 
 DECAY_RULES = ("none", "usual")
 # Tables of learned vectors that are added or prepended, not multiplied: they are no weights of a
@@ -19,7 +17,7 @@ TOKEN_NAMES = ("query", "cls_token", "reg_token", "register", "storage_token", "
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class LayerDecayOptimWrapperConstructor:
+class LayerDecayOptimWrapperConstructor(OptimWrapperConstructor):
     """Builds the optimiser with rates ``lr * layer_decay ** (depth - 1 - block)``.
 
     Embeddings have block 0's rate, the backbone's final norm and everything outside the backbone
@@ -70,31 +68,7 @@ class LayerDecayOptimWrapperConstructor:
                 f"paramwise_cfg.backbone_lr_mult is {self.backbone_lr_mult}: it must not be "
                 "negative. To freeze blocks, set backbone.frozen_blocks."
             )
-        self.optim_wrapper_cfg = dict(optim_wrapper_cfg)
-        optimizer = self.optim_wrapper_cfg.pop("optimizer", None)
-        if not isinstance(optimizer, dict) or "lr" not in optimizer:
-            raise ValueError(
-                "optim_wrapper.optimizer must be a dict with 'type' and 'lr', for example "
-                f"dict(type='AdamW', lr=1e-4, weight_decay=0.05); found {optimizer!r}."
-            )
-        self.optimizer_cfg = dict(optimizer)
-
-    def __call__(self, model: nn.Module) -> OptimWrapper:
-        """The optimiser wrapper of ``model``.
-
-        Args:
-            model (nn.Module): The segmentor, wrapped for distributed training or not.
-
-        Raises:
-            ValueError: If the model has no backbone of blocks, nothing is trainable, or a
-                parameter belongs to no block.
-        """
-        inner: Any = model.module if is_model_wrapper(model) else model
-        optimizer_cfg = with_fused(self.optimizer_cfg, inner)
-        optimizer_cfg["params"] = self.param_groups(inner)
-        optimizer = OPTIMIZERS.build(optimizer_cfg)
-        wrapper_cfg = {"type": "MixedPrecisionOptimWrapper", **self.optim_wrapper_cfg}
-        return OPTIM_WRAPPERS.build(wrapper_cfg, default_args={"optimizer": optimizer})
+        super().__init__(optim_wrapper_cfg)
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The parameter groups of ``model``, backbone first, from slow to fast.

@@ -11,8 +11,12 @@ from mmseg.registry import DATASETS
 from torch.utils.data import Dataset
 
 from dinov2_pretraining.data.file_list import find_images
-from mmseg_eomt.datasets.skipping import FilesInFlight, SkippedFiles, read_past_bad
-from mmseg_eomt.images.bad_file import BadFileError
+from mmseg_eomt.datasets.skipping import (
+    FilesInFlight,
+    SkippedFiles,
+    read_past_bad,
+    run_pipeline,
+)
 
 ON_ERROR = ("skip", "raise")
 
@@ -90,13 +94,4 @@ class UnlabelledImages(Dataset[Any]):
         return [self.files[index] for index in self._in_flight.indices()]
 
     def _prepare(self, idx: int) -> Any:
-        info = self.get_data_info(idx)
-        path = info["img_path"]
-        try:
-            return self.pipeline(info)
-        except (BadFileError, OSError):
-            raise
-        except Exception as error:
-            raise RuntimeError(
-                f"{path}: the pipeline failed on this image: {type(error).__name__}: {error}"
-            ) from error
+        return run_pipeline(self.pipeline, self.get_data_info(idx))

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
-from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
-from torch import nn
+from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-from mmseg_eomt.engine.optimizers import with_fused
+from mmseg_eomt.engine.optimizers import OptimWrapperConstructor
 
 BACKBONE = "student.encoder."
 ROLES = ("backbone", "head", "last_layer")
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class PretrainOptimWrapperConstructor:
+class PretrainOptimWrapperConstructor(OptimWrapperConstructor):
     """Builds the optimiser of the student with facebookresearch/dinov2's groups.
 
     Block i of n has the rate ``lr * layer_decay ** (n - i)``, embeddings, positions and tokens
@@ -57,23 +54,7 @@ class PretrainOptimWrapperConstructor:
                 f"paramwise_cfg.patch_embed_lr_mult is {self.patch_embed_lr_mult}: it must not be "
                 "negative; 0 freezes the patch embedding."
             )
-        self.optim_wrapper_cfg = dict(optim_wrapper_cfg)
-        optimizer = self.optim_wrapper_cfg.pop("optimizer", None)
-        if not isinstance(optimizer, dict) or "lr" not in optimizer:
-            raise ValueError(
-                "optim_wrapper.optimizer must be a dict with 'type' and 'lr', for example "
-                f"dict(type='AdamW', lr=0.004); found {optimizer!r}."
-            )
-        self.optimizer_cfg = dict(optimizer)
-
-    def __call__(self, model: nn.Module) -> OptimWrapper:
-        """The optimiser wrapper of ``model`` (``DINOv2Pretraining``, wrapped or not)."""
-        inner: Any = model.module if is_model_wrapper(model) else model
-        optimizer_cfg = with_fused(self.optimizer_cfg, inner)
-        optimizer_cfg["params"] = self.param_groups(inner)
-        optimizer = OPTIMIZERS.build(optimizer_cfg)
-        wrapper_cfg = {"type": "MixedPrecisionOptimWrapper", **self.optim_wrapper_cfg}
-        return OPTIM_WRAPPERS.build(wrapper_cfg, default_args={"optimizer": optimizer})
+        super().__init__(optim_wrapper_cfg)
 
     def param_groups(self, model: Any) -> list[dict[str, Any]]:
         """Groups of the student's parameters.
