@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from mmseg_eomt.apis.arguments import apply_transform_args
 from mmseg_eomt.apis.averaging import apply_ema
 from mmseg_eomt.apis.precision import mixed_precision
+from mmseg_eomt.apis.restart import agree_on_resume
 from mmseg_eomt.apis.run import (
     LAUNCHERS,
     default_work_dir,
@@ -22,6 +23,7 @@ from mmseg_eomt.apis.run import (
 )
 from mmseg_eomt.apis.start_classes import BY_NAME
 from mmseg_eomt.apis.summary import print_summary
+from mmseg_eomt.engine.runner.process_group import end_with_launcher
 from mmseg_eomt.errors import run_tool
 
 
@@ -86,6 +88,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def train(args: argparse.Namespace) -> None:
     """Train, or print what would be trained."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    end_with_launcher()
     if not Path(args.config).is_file():
         raise FileNotFoundError(f"{args.config}: no such config file.")
     cfg = Config.fromfile(args.config)
@@ -106,6 +109,8 @@ def train(args: argparse.Namespace) -> None:
         cfg.optim_wrapper.precision = mixed_precision()
     apply_ema(cfg, args.ema)
     resume = True if args.resume == "auto" else (args.resume or bool(cfg.get("resume")))
+    if not args.dry_run:
+        resume = agree_on_resume(cfg, resume)
     run = prepare_training(
         cfg,
         data=args.data,

@@ -58,7 +58,9 @@ def _worker(path: str) -> None:
     """Train as one of the processes."""
     from mmseg_eomt.apis.run import run_training
     from mmseg_eomt.apis.train import resolve_training
+    from mmseg_eomt.engine.runner.process_group import end_with_launcher
 
+    end_with_launcher()
     settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     run = resolve_training(world_size=int(os.environ["WORLD_SIZE"]), **settings)
     run_training(run.cfg)

@@ -19,6 +19,7 @@ from mmseg.registry import HOOKS, RUNNERS, VISUALIZERS
 
 from mmseg_eomt.apis.check_data import check_data, explaining_data
 from mmseg_eomt.apis.resolve import ResolvedRun, check_same_classes, resolve_config
+from mmseg_eomt.apis.restart import restarts
 from mmseg_eomt.apis.start_from import check_checkpoint, set_checkpoint
 from mmseg_eomt.apis.worker_crash import naming_files
 from mmseg_eomt.checkpoints.describe import test_size_of
@@ -299,11 +300,13 @@ def _use_test_time_augmentation(cfg: Config) -> None:
 
 
 def _log_to_file(runner: Runner) -> logging.Handler | None:
-    """Log everything of the main process to one file of a fixed name; a resume appends."""
+    """Log everything of the main process to one file of a fixed name; a continued run appends."""
     if not is_main_process():
         return None
     path = Path(runner.work_dir) / LOG_FILE
-    handler = logging.FileHandler(path, mode="a" if runner._resume else "w", encoding="utf-8")
+    # A restart before the first checkpoint must not wipe out what the first start tells.
+    mode = "a" if runner._resume or restarts() > 0 else "w"
+    handler = logging.FileHandler(path, mode=mode, encoding="utf-8")
     handler.setLevel(logging.DEBUG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     runner.logger.addHandler(handler)

@@ -1,18 +1,48 @@
-"""The process group of a run on CPUs, where mmengine can only start one on GPUs."""
+"""The process group of a run: on CPUs, where mmengine can only start one on GPUs, and its end."""
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import os
 import re
+import signal
 import subprocess
+import sys
 from typing import Any
 
 import torch
-from mmengine.dist import is_distributed
+from mmengine.dist import init_dist, is_distributed
+from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed
 
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_launcher() -> None:
+    """Makes a process that torchrun started end when torchrun is killed; on Linux.
+
+    Else it would train on, and write into the same folder as the run that is started in its place.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def start_group(launcher: str, env_cfg: dict[str, Any]) -> None:
+    """Starts the group as a runner does, if processes have to agree before one is built.
+
+    Args:
+        launcher (str): Of the run.
+        env_cfg (dict): Of the config.
+    """
+    if is_distributed():
+        return
+    set_multi_processing(**(env_cfg.get("mp_cfg") or {}), distributed=True)
+    dist_cfg = env_cfg.get("dist_cfg") or {}
+    start_without_cuda(launcher, dist_cfg)
+    if not is_distributed():
+        init_dist(launcher, **dist_cfg)
 
 
 def start_without_cuda(launcher: str, dist_cfg: dict[str, Any]) -> None:
