@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         load_model,
         load_model_from_checkpoint,
         optimize_for_inference,
+        pretrain,
         train_semantic_segmentation,
     )
     from mmseg_eomt.checkpoints.convert import convert_checkpoint
@@ -42,6 +43,7 @@ __all__ = [
     "load_model_from_checkpoint",
     "models",
     "optimize_for_inference",
+    "pretrain",
     "train_semantic_segmentation",
 ]
 

@@ -44,6 +44,21 @@ def config_path(name: str) -> str:
     )
 
 
+def project_path(name: str) -> Path:
+    """Folder of a project that comes with this package, `projects/NAME` of a clone.
+
+    Raises:
+        FileNotFoundError: If the installation does not hold it.
+    """
+    folder = config_root().with_name("projects") / name
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: mmseg_eomt comes without this project here. Install the package again from "
+            "its wheel or from a full clone."
+        )
+    return folder
+
+
 def config_root() -> Path:
     """Folder that holds ``_base_`` and ``eomt``.
 

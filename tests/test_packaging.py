@@ -10,6 +10,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +27,11 @@ pathlib.Path("own.py").write_text(
     "_base_ = __import__('mmseg_eomt').config_path('eomt/dinov3_vits16_folder.py')"
 )
 config = Config.fromfile("own.py")
+from mmseg_eomt.apis.pretraining import load_recipe
+recipe = load_recipe("dinov2/vits14")
+import dinov2_pretraining
+assert pathlib.Path(dinov2_pretraining.__file__).is_relative_to(package / ".mim")
+assert recipe.model.type == "DINOv2Pretraining"
 print("IMPORTED", package, config.model.type)
 """
 
@@ -66,3 +72,11 @@ def test_an_installed_wheel_imports_and_brings_its_configs_and_tools(tmp_path: P
     assert shipped == {name for name in tracked if name.startswith(folders)}
     assert f"IMPORTED {tmp_path / 'env'}" in lines[-1]
     assert lines[-1].endswith("EoMTSegmentor")
+
+    # A project's tool finds its package in the installation.
+    shipped_here = Path(lines[-1].split()[1]) / ".mim" / "projects" / "dinov2_pretraining"
+    (empty / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(empty / "images" / "one.png")
+    config = shipped_here / "configs" / "dinov2_vits14_small.py"
+    tool = (python, shipped_here / "tools" / "pretrain.py", config, "--data", "images")
+    assert "1 in images" in run(*tool, "--dry-run", cwd=empty)

@@ -11,6 +11,7 @@ from mmseg_eomt.apis.inference import (
 )
 from mmseg_eomt.apis.names import MODEL_NAMES
 from mmseg_eomt.apis.optimize import optimize_for_inference
+from mmseg_eomt.apis.pretraining import pretrain
 from mmseg_eomt.apis.resolve import ResolvedRun, resolve_config
 from mmseg_eomt.apis.start_from import StartFromHook, start_from
 from mmseg_eomt.apis.train import train_semantic_segmentation
@@ -24,6 +25,7 @@ __all__ = [
     "load_model",
     "load_model_from_checkpoint",
     "optimize_for_inference",
+    "pretrain",
     "resolve_config",
     "start_from",
     "train_semantic_segmentation",

@@ -107,7 +107,7 @@ def apply_transform_args(cfg: Config, transform_args: Mapping[str, Any] | None) 
                 step["size"] = size
         set_short_side(cfg, min(size))
     if given.get("normalize") is not None:
-        _normalize(cfg, given["normalize"])
+        apply_normalize(cfg, given["normalize"])
     for name, step_type in (("color_jitter", "EoMTColorJitter"), ("random_flip", "RandomFlip")):
         if name in given:
             _change_step(cfg, f"transform_args.{name}", step_type, given[name])
@@ -284,7 +284,7 @@ def positive(name: str, value: Any) -> int:
     return value
 
 
-def _normalize(cfg: Config, value: Any) -> None:
+def apply_normalize(cfg: Config, value: Any) -> None:
     """Set mean and std, given for values from 0 to 1 as torchvision does."""
     name = "transform_args.normalize"
     if not isinstance(value, Mapping) or set(value) != {"mean", "std"}:

@@ -6,6 +6,7 @@ caller: so the call also works in a notebook and in a script without a `__main__
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -17,12 +18,15 @@ from typing import Any
 import yaml
 
 
-def launch_training(settings: Mapping[str, Any], *, world_size: int) -> None:
+def launch_training(
+    settings: Mapping[str, Any], *, world_size: int, module: str = "mmseg_eomt.apis.train"
+) -> None:
     """Train with `world_size` processes on this machine and wait for them.
 
     Args:
-        settings: Arguments of `resolve_training`.
+        settings: Arguments of the module's `train_process`.
         world_size: Number of processes.
+        module: Where that function is.
 
     Raises:
         RuntimeError: If a process fails; its own message is on stderr and in train.log.
@@ -33,7 +37,7 @@ def launch_training(settings: Mapping[str, Any], *, world_size: int) -> None:
         path.write_text(yaml.safe_dump(_plain(settings)), encoding="utf-8")
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *(f"--nproc_per_node={world_size}", "-m", __name__, str(path)),
+            *(f"--nproc_per_node={world_size}", "-m", __name__, str(path), module),
         ]
         package = str(Path(__file__).parents[2])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -54,17 +58,15 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _worker(path: str) -> None:
+def _worker(path: str, module: str) -> None:
     """Train as one of the processes."""
-    from mmseg_eomt.apis.run import run_training
-    from mmseg_eomt.apis.train import resolve_training
     from mmseg_eomt.engine.runner.process_group import end_with_launcher
 
     end_with_launcher()
     settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    run = resolve_training(world_size=int(os.environ["WORLD_SIZE"]), **settings)
-    run_training(run.cfg)
+    train = importlib.import_module(module).train_process
+    train(world_size=int(os.environ["WORLD_SIZE"]), **settings)
 
 
 if __name__ == "__main__":
-    _worker(sys.argv[1])
+    _worker(sys.argv[1], sys.argv[2])

@@ -53,6 +53,10 @@ OWN_FILES = (
     "best_*.sharded",
     "exported/best.safetensors",
     "exported/last.safetensors",
+    # Of pretraining.
+    "exported/backbone.safetensors",
+    "exported/backbone_meta.pth",
+    "pictures/patches_*.png",
 )
 
 

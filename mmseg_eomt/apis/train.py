@@ -157,6 +157,11 @@ def resolve_training(
     )
 
 
+def train_process(**settings: Any) -> None:
+    """Train as one of several processes; `settings` are those of `resolve_training`."""
+    run_training(resolve_training(**settings).cfg)
+
+
 def count_devices(devices: int | str) -> int:
     """Return the number of processes to train with.
 

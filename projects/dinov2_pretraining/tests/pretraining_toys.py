@@ -15,6 +15,7 @@ from dinov2_pretraining.models import DINOv2Pretraining
 from mmseg_eomt.datasets.step_sampler import SampleIndex, StepSampler
 from mmseg_eomt.engine.runner import SegmentationRunner
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 GLOBAL, LOCAL, PATCH, CELLS = 32, 16, 8, 16
 ARCH = {"embed_dims": 16, "depth": 2, "num_heads": 2, "patch_size": PATCH, "num_registers": 2}
 HEAD = {"hidden_channels": 24, "bottleneck_channels": 12, "num_prototypes": 40}
@@ -23,6 +24,41 @@ PREPROCESSOR = {
     "mean": [123.675, 116.28, 103.53],
     "std": [58.395, 57.12, 57.375],
 }
+
+
+def tiny_config(path: Path, **changes: Any) -> Path:
+    """Write a config of the tiny model on the small recipe, and return its path."""
+    values = {
+        "backbone": {"pretrained": None, "arch": ARCH, "image_size": GLOBAL},
+        "head": HEAD,
+        "views": {"global_size": GLOBAL, "local_size": LOCAL, "num_local": 2},
+        "batch": 4,
+        "steps": 4,
+        "interval": 2,
+        **changes,
+    }
+    views = values["views"]
+    backbone = {"_delete_": True, "type": "DINOv2", **values["backbone"]}
+    path.write_text(
+        f"""_base_ = {str(CONFIGS / "_base_" / "small.py")!r}
+model = dict(backbone={backbone}, head={values["head"]!r})
+train_dataloader = dict(
+    batch_size={values["batch"]},
+    num_workers=0,
+    persistent_workers=False,
+    collate_fn=dict(patch_size={PATCH}),
+    dataset=dict(pipeline=[dict(type="SeedSample"), dict(type="MultiCropViews", **{views})]),
+)
+train_cfg = dict(max_iters={values["steps"]}, global_batch_size={values["batch"]})
+default_hooks = dict(
+    schedule=dict(freeze_backbone=0),
+    logger=dict(interval=1),
+    checkpoint=dict(interval={values["interval"]}),
+)
+visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
+"""
+    )
+    return path
 
 
 def model_cfg(family: str = "DINOv2", **changes: Any) -> dict[str, Any]:
@@ -99,6 +135,7 @@ def runner(
     global_batch_size: int = 4,
     batch_size: int = 4,
     lr: float = 0.02,
+    epsilon: float = 1e-8,
     model: dict[str, Any] | None = None,
     hooks: list[Any] | None = None,
     loader: dict[str, Any] | None = None,
@@ -130,7 +167,7 @@ def runner(
         optim_wrapper={
             "type": "MixedPrecisionOptimWrapper",
             "constructor": "PretrainOptimWrapperConstructor",
-            "optimizer": {"type": "AdamW", "lr": lr},
+            "optimizer": {"type": "AdamW", "lr": lr, "eps": epsilon},
             "precision": options.pop("precision", "fp32"),
             "clip_grad": {"max_norm": 3.0},
         },

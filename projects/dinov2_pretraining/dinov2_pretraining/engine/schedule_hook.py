@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -33,7 +34,7 @@ class PretrainScheduleHook(Hook):  # type: ignore[misc]
         freeze_last_layer (float | int): First part of the run in which the prototypes stay.
             Defaults to 0.01.
         freeze_backbone (float | int): First part in which only the heads learn, for released
-            weights that new heads would disturb. Defaults to 0.
+            weights that new heads would disturb; the backbone's warm-up follows it. Defaults to 0.
     """
 
     # After the gradients were used and before anything reads the teacher: monitors, checkpoints.
@@ -65,7 +66,7 @@ class PretrainScheduleHook(Hook):  # type: ignore[misc]
         self.weight_decay = WarmupCosine(weight_decay[0], weight_decay[1])
         self.teacher_temp = LinearRise(teacher_temp[0], teacher_temp[1], length=teacher_temp_warmup)
         self.momentum = WarmupCosine(momentum[0], momentum[1])
-        self.freezes = {"last_layer": freeze_last_layer, "backbone": freeze_backbone}
+        self.freeze_last_layer, self.freeze_backbone = freeze_last_layer, freeze_backbone
         self.lr: float | None = None
 
     def before_run(self, runner: Any) -> None:
@@ -76,14 +77,10 @@ class PretrainScheduleHook(Hook):  # type: ignore[misc]
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Sets rates, weight decay and the teacher's temperature of this step."""
         step, total = runner.iter, runner.max_iters
-        assert self.lr is not None
-        rate = WarmupCosine(self.lr, self.final_lr, warmup=self.warmup).at(step, total)
+        rates = self.rates(step, total)
         decay = self.weight_decay.at(step, total)
-        frozen = {
-            role for role, length in self.freezes.items() if self.is_frozen(length, step, total)
-        }
         for group in runner.optim_wrapper.optimizer.param_groups:
-            group["lr"] = 0.0 if group["role"] in frozen else rate * group["lr_scale"]
+            group["lr"] = rates[group["role"]] * group["lr_scale"]
             group["weight_decay"] = decay * group["decayed"]
         model: Any = unwrap(runner.model)
         model.teacher_temp = self.teacher_temp.at(step, total)
@@ -103,7 +100,13 @@ class PretrainScheduleHook(Hook):  # type: ignore[misc]
         hub.update_scalar("train/teacher_temp", model.teacher_temp)
         hub.update_scalar("train/weight_decay", self.weight_decay.at(step, total))
 
-    @staticmethod
-    def is_frozen(length: float | int, step: int, total: int) -> bool:
-        """Whether ``step`` lies in a first part of that length."""
-        return WarmupCosine(1.0, 1.0, hold=length).at(step, total) == 0.0
+    def rates(self, step: int, total: int) -> dict[str, float]:
+        """The learning rate of each role at ``step`` of ``total``, before the layers' factors."""
+        assert self.lr is not None
+        head = WarmupCosine(self.lr, self.final_lr, warmup=self.warmup)
+        last_layer = WarmupCosine(1.0, 1.0, hold=self.freeze_last_layer)
+        return {
+            "head": head.at(step, total),
+            "last_layer": head.at(step, total) * last_layer.at(step, total),
+            "backbone": replace(head, hold=self.freeze_backbone).at(step, total),
+        }
