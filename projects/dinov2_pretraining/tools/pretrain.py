@@ -14,7 +14,9 @@ from mmseg.registry import DATASETS
 
 from mmseg_eomt.apis.precision import mixed_precision
 from mmseg_eomt.apis.pretraining import import_project, paths_of, prepare_pretraining
+from mmseg_eomt.apis.restart import agree_on_resume
 from mmseg_eomt.apis.run import LAUNCHERS, default_work_dir, run_training, world_size_of
+from mmseg_eomt.engine.runner.process_group import end_with_launcher
 from mmseg_eomt.errors import run_tool
 
 
@@ -73,12 +75,15 @@ def resolve(args: argparse.Namespace) -> Config:
     if args.amp:
         cfg.optim_wrapper.precision = mixed_precision()
     resume = True if args.resume == "auto" else (args.resume or bool(cfg.get("resume")))
+    if not args.dry_run:
+        resume = agree_on_resume(cfg, resume)
     return prepare_pretraining(cfg, data=args.data, labelled=args.labelled, resume=resume)
 
 
 def pretrain(args: argparse.Namespace) -> None:
     """Pretrain, or print what would be trained."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    end_with_launcher()
     cfg = resolve(args)
     if args.dry_run:
         print_summary(cfg, world_size=world_size_of(args.launcher))
