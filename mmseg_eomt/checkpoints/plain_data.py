@@ -77,7 +77,7 @@ def hub_to_plain(hub: MessageHub) -> dict[str, Any]:
             infos[name] = as_plain(value, name=name)
         except TypeError as error:
             print_log(f"Not stored for a resume: {error}", "current", logging.WARNING)
-    resumed = {name: bool(flag) for name, flag in state["resumed_keys"].items()}
+    resumed = {name: True for name, flag in state["resumed_keys"].items() if flag}
     return {"log_scalars": scalars, "runtime_info": infos, "resumed_keys": resumed}
 
 

@@ -1,4 +1,4 @@
-"""Losses, true learning rates, gradient norm and mask probabilities for the log."""
+"""Losses, true learning rates, gradient norm, mask probabilities and speed for the log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mmseg.registry import HOOKS
 from torch import Tensor
 
 from mmseg_eomt.engine.step_record import StepRecord, image_paths
+from mmseg_eomt.engine.watch.run_speed import RunSpeed
 
 DEFAULT_INTERVAL = 10
 
@@ -36,17 +37,29 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
     ``lr_backbone``, ``grad_norm`` (before clipping), ``mask_prob_block{i}`` and all losses at the
     logging interval only; losses and norm are means over the steps since the last log line and
     over processes. A loss or gradient norm that is not finite is an error there, if the optimiser
-    wrapper has not noticed it before (``stop_on_nonfinite``; False switches both off).
+    wrapper has not noticed it before (``stop_on_nonfinite``; False switches both off). Beside them
+    it logs ``images_per_second``, ``data_wait``, memory and ``mfu``, see ``RunSpeed.measure``.
 
     Args:
         interval (int, optional): Steps between log lines. Defaults to None, the LoggerHook's.
+        peak_tflops (float, optional): The most TFLOP/s that each process's device can do in the
+            precision of training, for ``mfu``. Defaults to None, the data sheet's of known GPUs;
+            on other devices there is no ``mfu``.
+
+    Raises:
+        ValueError: If a number is not positive.
     """
 
-    def __init__(self, *, interval: int | None = None) -> None:
+    def __init__(self, *, interval: int | None = None, peak_tflops: float | None = None) -> None:
         if interval is not None and interval < 1:
             raise ValueError(f"TrainingMonitorHook.interval is {interval}: it must be at least 1.")
+        if peak_tflops is not None and not peak_tflops > 0:
+            raise ValueError(
+                f"TrainingMonitorHook.peak_tflops is {peak_tflops}: it must be positive, or None."
+            )
         self.interval = interval
         self._record = StepRecord()
+        self._speed = RunSpeed(peak_tflops)
         self._every = interval or DEFAULT_INTERVAL
         self._logger: LoggerHook | None = None
 
@@ -87,6 +100,7 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
             values["grad_norm"] = norm
         if values:
             self._record.add(runner.iter, values, image_paths(data_batch))
+        self._speed.add(runner, data_batch)
         done = runner.iter + 1
         if done % self._every == 0 or done == runner.max_iters or self._ends_short_pass(runner):
             self._log(runner)
@@ -112,6 +126,9 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
         means = self._record.flush(must_be_finite=self._checked(runner))
         for name, value in means.items():
             hub.update_scalar(f"train/{name}", value)
+        for name, value in self._speed.measure(runner).items():
+            # Of this process and machine: a resumed run begins anew.
+            hub.update_scalar(f"train/{name}", value, resumed=False)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         head = getattr(model, "decode_head", None)
         for index, probability in enumerate(getattr(head, "mask_probs", [])):

@@ -18,6 +18,7 @@ from mmseg_eomt.engine.optimizers.non_finite import NonFiniteError
 from mmseg_eomt.engine.runner.batch_plan import BatchPlan, merge_batches, plan_batches
 from mmseg_eomt.engine.runner.random_state import kept_random_state, random_state
 from mmseg_eomt.engine.watch.explain import explained
+from mmseg_eomt.engine.watch.step_clock import StepClock
 from mmseg_eomt.engine.watch.traced_step import StepInputs
 
 # Of the message hub; a name that its log lines for validations do not pick up.
@@ -82,6 +83,7 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
         self.training_random_state: dict[str, Any] | None = None
         # A step that is not finite may be known one step later.
         self._recent: list[StepInputs] = []
+        self.clock = StepClock()
         super().__init__(runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals)
 
     @property
@@ -167,7 +169,7 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
             self._settle()
         # First, so that a checkpoint written because of this validation tells of it.
         self.runner.message_hub.update_info(VALIDATED, self._iter)
-        with kept_random_state() as state:
+        with self.clock.pause(), kept_random_state() as state:
             # A checkpoint written in between has to hold the generators of training.
             self.training_random_state = state
             self.runner.val_loop.run()
@@ -240,7 +242,8 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
     def _next_batches(self) -> list[dict[str, Any]]:
         """The micro-batches of one step."""
         try:
-            return [next(self.dataloader_iterator) for _ in range(self.plan.accumulate)]
+            with self.clock.waiting():
+                return [next(self.dataloader_iterator) for _ in range(self.plan.accumulate)]
         except StopIteration:
             images, size = len(self.dataloader.dataset), self.plan.micro_batch_size
             raise ValueError(

@@ -8,12 +8,22 @@ from typing import Any
 from mmengine.runner import LogProcessor
 from mmseg.registry import LOG_PROCESSORS
 
-RATES = ("lr_head", "lr_backbone")
+# Four decimals would print 1e-5 as 0.0000, and memory with fractions of a byte.
+FORMATS = {
+    "lr_head": ".3e",
+    "lr_backbone": ".3e",
+    "images_per_second": ".4g",
+    "data_wait": ".1%",
+    "mfu": ".1%",
+    "memory_allocated": ".0f",
+    "memory_reserved": ".0f",
+    "memory_resident": ".0f",
+}
 
 
 @LOG_PROCESSORS.register_module()
 class StepLogProcessor(LogProcessor):  # type: ignore[misc]
-    """mmengine's, counting steps, with rates in scientific notation.
+    """mmengine's, counting steps, with each number in the form that suits it.
 
     Losses reach it as means over the steps since the last line, so its own smoothing is off for
     them; times are averaged over the last ``time_window`` steps.
@@ -38,9 +48,11 @@ class StepLogProcessor(LogProcessor):  # type: ignore[misc]
     ) -> tuple[dict[str, Any], str]:
         """Scalars for the backends, and the line for people."""
         tag, line = super().get_log_after_iter(runner, batch_idx, mode)
-        for name in RATES:
-            # Four decimals would print 1e-5 as 0.0000.
+        for name, form in FORMATS.items():
             value = tag.get(name, tag.get(f"{mode}/{name}"))
             if value is not None:
-                line = re.sub(rf"\b{name}: \S+", f"{name}: {value:.3e}", line)
+                line = re.sub(rf"\b{name}: \S+", f"{name}: {value:{form}}", line)
+        if "memory_allocated: " in line:
+            # mmengine's own, of the first process only.
+            line = re.sub(r"\bmemory: \d+  ", "", line)
         return tag, line

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +102,8 @@ def resample_table(table: Tensor, grid: tuple[int, int], rows: Tensor, columns: 
     Returns:
         Tensor: ``[1, h' * w', C]`` in the dtype of ``table``.
     """
-    with torch.autocast(table.device.type, enabled=False):
+    # Autocast does not know meta tensors, whose operations are only counted.
+    with nullcontext() if table.is_meta else torch.autocast(table.device.type, enabled=False):
         planes = table.float().reshape(*grid, -1)  # [h, w, C]
         # (A tensordot would be exported as Einsum.)
         planes = (rows @ planes.flatten(1)).reshape(-1, *planes.shape[1:])  # [h', w, C]

@@ -9,7 +9,8 @@ Shape legend: C channels in, D channels out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,10 +18,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+_asked_for_plain = False
+
 
 def plain_operators() -> bool:
     """Whether to use PyTorch's own layers: a compiler and an exporter know these and no others."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return tracing or _asked_for_plain
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """Uses PyTorch's own layers inside the block, whose passes can be counted."""
+    global _asked_for_plain
+    before, _asked_for_plain = _asked_for_plain, True
+    try:
+        yield
+    finally:
+        _asked_for_plain = before
 
 
 def exporting() -> bool:
