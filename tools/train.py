@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from mmseg_eomt.apis.arguments import apply_transform_args
 from mmseg_eomt.apis.averaging import apply_ema
 from mmseg_eomt.apis.precision import mixed_precision
+from mmseg_eomt.apis.profiling import apply_profile
 from mmseg_eomt.apis.restart import agree_on_resume
 from mmseg_eomt.apis.run import (
     LAUNCHERS,
@@ -71,6 +72,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--amp", action="store_true", help="mixed precision on any device")
     parser.add_argument("--seed", type=int, help="seed of weights, order and augmentation")
     parser.add_argument("--no-validate", action="store_true", help="train without validation")
+    parser.add_argument(
+        "--profile",
+        nargs=2,
+        type=int,
+        metavar=("STEP", "COUNT"),
+        help="profile so many steps from this one on, into the folder profile of the run",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the run, train nothing")
     parser.add_argument(
         "--cfg-options",
@@ -108,6 +116,7 @@ def train(args: argparse.Namespace) -> None:
     if args.amp:
         cfg.optim_wrapper.precision = mixed_precision()
     apply_ema(cfg, args.ema)
+    apply_profile(cfg, args.profile)
     resume = True if args.resume == "auto" else (args.resume or bool(cfg.get("resume")))
     if not args.dry_run:
         resume = agree_on_resume(cfg, resume)

@@ -53,6 +53,7 @@ OWN_FILES = (
     "best_*.sharded",
     "exported/best.safetensors",
     "exported/last.safetensors",
+    "profile/steps_*",
     # Of pretraining.
     "exported/backbone.safetensors",
     "exported/backbone_meta.pth",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mmseg_eomt.apis import arguments
 from mmseg_eomt.apis.averaging import apply_ema
 from mmseg_eomt.apis.launch import launch_training
 from mmseg_eomt.apis.names import load_model_config
+from mmseg_eomt.apis.profiling import apply_profile
 from mmseg_eomt.apis.resolve import ResolvedRun
 from mmseg_eomt.apis.run import prepare_folder, prepare_training, run_training
 from mmseg_eomt.datasets.data_description import load_data
@@ -33,6 +34,7 @@ def train_semantic_segmentation(
     checkpoint: str | Path | None = None,
     reuse_class_head: bool | str = False,
     ema: bool | float | None = None,
+    profile: Sequence[int] | None = None,
     model_args: Mapping[str, Any] | None = None,
     transform_args: Mapping[str, Any] | None = None,
     logger_args: Mapping[str, Any] | None = None,
@@ -63,6 +65,8 @@ def train_semantic_segmentation(
             needs the same classes, 'by_name' takes the rows of classes of the same name.
         ema: True validates and exports averaged weights, see `averaging.apply_ema`; a number is
             the share with which a new step counts.
+        profile: (STEP, COUNT) writes a profile of so many steps from STEP on into the folder
+            `profile` of the run, see `ProfileHook`.
         model_args: Of model, loss and optimiser, see `arguments.MODEL_ARGS`.
         transform_args: `image_size` (int or (height, width)), `normalize` (dict(mean, std) for
             values from 0 to 1), `color_jitter`, `scale_jitter`, `random_flip` (None switches one
@@ -92,6 +96,7 @@ def train_semantic_segmentation(
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "reuse_class_head": reuse_class_head,
         "ema": ema,
+        "profile": profile,
         "model_args": model_args,
         "transform_args": transform_args,
         "logger_args": logger_args,
@@ -124,6 +129,7 @@ def resolve_training(
     checkpoint: str | Path | None = None,
     reuse_class_head: bool | str = False,
     ema: bool | float | None = None,
+    profile: Sequence[int] | None = None,
     model_args: Mapping[str, Any] | None = None,
     transform_args: Mapping[str, Any] | None = None,
     logger_args: Mapping[str, Any] | None = None,
@@ -145,6 +151,7 @@ def resolve_training(
     arguments.apply_num_workers(cfg, num_workers)
     arguments.apply_precision(cfg, precision)
     apply_ema(cfg, ema)
+    apply_profile(cfg, profile)
     if seed is not None:
         cfg.randomness.seed = seed
     return prepare_training(

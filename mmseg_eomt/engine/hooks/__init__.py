@@ -9,6 +9,7 @@ from mmseg_eomt.engine.hooks.mask_annealing_hook import (
     mask_probability,
 )
 from mmseg_eomt.engine.hooks.prediction_picture_hook import PredictionPictureHook
+from mmseg_eomt.engine.hooks.profile_hook import ProfileHook
 from mmseg_eomt.engine.hooks.progress_hook import ProgressHook
 from mmseg_eomt.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook, role_rates
@@ -18,6 +19,7 @@ __all__ = [
     "ExportWeightsHook",
     "MaskAnnealingHook",
     "PredictionPictureHook",
+    "ProfileHook",
     "ProgressHook",
     "SafeCheckpointHook",
     "TrainingMonitorHook",
