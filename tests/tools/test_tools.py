@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +143,11 @@ def test_test_and_predict_write_what_they_promise(folder: Path) -> None:
             "tools/convert_checkpoint.py",
         ),
         ("train", "{f}/tiny.py --data {f}/data.yaml --ema 2", "ema is 2.0"),
+        (
+            "train",
+            "{f}/tiny.py --data {f}/data.yaml --profile 9 3 --cfg-options train_cfg.max_iters=10",
+            "ends at step 11, but this run makes steps 1 to 10",
+        ),
         ("train", "{f}/tiny.py --data {f}/data.yaml --backbone-weights {f}/no.pth", "no.pth"),
         ("test", "{f}/tiny.py {f}/none.pth --data {f}/data.yaml", "no such weights file"),
         ("test", "{f}/tiny.py {f}/tiny.py --data {f}/data.yaml", "not a readable checkpoint"),
@@ -170,6 +177,18 @@ def test_predict_refuses_to_overwrite_its_inputs(
     assert tool("predict").main(arguments) == 2
     assert "overwrite an input" in capsys.readouterr().err
     assert (masks / "a.png").read_bytes() == before
+
+
+def test_profile_is_written_beside_the_run(folder: Path) -> None:
+    arguments = [str(folder / "tiny.py"), "--data", str(folder / "data.yaml"), "--no-validate"]
+    arguments += ["--work-dir", str(folder / "run"), "--profile", "2", "1", "--debug"]
+    assert tool("train").main([*arguments, "--cfg-options", *OPTIONS]) == 0
+    found = sorted(path.name for path in (folder / "run" / "profile").iterdir())
+    assert found == ["steps_2-2_rank0.trace.json.gz", "steps_2-2_rank0.txt"]
+    with gzip.open(folder / "run" / "profile" / found[0], "rt") as file:
+        names = {event.get("name") for event in json.load(file)["traceEvents"]}
+    assert {"ProfilerStep#2", "aten::scaled_dot_product_attention"} <= names
+    assert "ProfilerStep#1" not in names and "ProfilerStep#3" not in names
 
 
 @pytest.mark.slow
