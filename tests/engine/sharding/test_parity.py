@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from mmseg_eomt.checkpoints.lean import read_weights
 from tests.apis.tiny import make_data
 from tests.engine.sharding.stored import whole_tree
 from tests.ranks import run_ranks
 
 EMA = {"type": "EMAHook", "momentum": 0.1}
+# What `--ema` is, but for a horizon that a few steps fill.
+ANNEALED_EMA = {"type": "EMAHook", "ema_type": "MomentumAnnealingEMA", "gamma": 4}
 # Of a loss near 24 in float32, which has 7 digits. Sums over images are added in another order.
 LOSS_TOLERANCE = 1e-4
 # Of weights, which a step moves by up to 1e-3.
@@ -21,7 +24,7 @@ WEIGHT_TOLERANCE = 2e-6
 
 
 def trained(folder: Path, data: Any, world: int, **options: Any) -> dict[str, Any]:
-    """Losses by step and the last checkpoint of a run."""
+    """Losses by step, the last checkpoint and the last exported weights of a run."""
     run_ranks(
         world,
         "tests.engine.sharding.tasks:train",
@@ -35,7 +38,9 @@ def trained(folder: Path, data: Any, world: int, **options: Any) -> dict[str, An
     rows = [json.loads(line) for line in lines]
     losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
     last = (folder / "last_checkpoint").read_text().strip()
-    return {"losses": losses, "stored": whole_tree(folder / Path(last).name), "name": last}
+    exported = read_weights(folder / "exported" / "last.safetensors")[1]
+    stored = whole_tree(folder / Path(last).name)
+    return {"losses": losses, "stored": stored, "exported": exported, "name": last}
 
 
 def assert_equal_runs(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -48,6 +53,18 @@ def assert_equal_runs(one: dict[str, Any], other: dict[str, Any]) -> None:
             torch.testing.assert_close(
                 other["stored"][part][name], value, atol=WEIGHT_TOLERANCE, rtol=0, msg=name
             )
+    for run in (one, other):
+        # EMAHook puts the averaged weights there, and those of training under "ema_state_dict".
+        averaged = run["stored"]["state_dict"]
+        assert run["exported"].keys() == averaged.keys()
+        assert all(torch.equal(run["exported"][name], averaged[name]) for name in averaged)
+
+
+def averaged_from_trained(run: dict[str, Any]) -> float:
+    """How far averaged weights are from those of training, at most."""
+    trained = run["stored"]["ema_state_dict"]
+    averaged = run["stored"]["state_dict"]
+    return max(float((trained[f"module.{n}"] - v).abs().max()) for n, v in averaged.items())
 
 
 def steps_of(run: dict[str, Any]) -> tuple[int, int, float]:
@@ -63,11 +80,8 @@ def test_processes_accumulation_and_shards_train_alike(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", images=8)
     options: dict[str, Any] = {"steps": 6, "hooks": [EMA]}
     one = trained(tmp_path / "one", data, 1, **options)
-    averaged = one["stored"]["ema_state_dict"]
-    apart = [
-        (averaged[f"module.{n}"] - v).abs().max() for n, v in one["stored"]["state_dict"].items()
-    ]
-    assert max(apart) > 100 * WEIGHT_TOLERANCE  # so that a run that stood still would be seen
+    # So that a run that stood still would be seen.
+    assert averaged_from_trained(one) > 100 * WEIGHT_TOLERANCE
     assert len(one["losses"]) == 6
     split = trained(tmp_path / "split", data, 2, micro=1, **options)  # two micro-batches each
     shards = trained(tmp_path / "shards", data, 2, micro=1, strategy="FSDP2", **options)
@@ -85,8 +99,9 @@ def test_many_steps_end_at_the_same_weights(
     tmp_path: Path, world: int, strategy: str | None
 ) -> None:
     data = make_data(tmp_path / "data", images=8)
-    options: dict[str, Any] = {"steps": 20, "hooks": [EMA]}
+    options: dict[str, Any] = {"steps": 20, "hooks": [ANNEALED_EMA]}
     one = trained(tmp_path / "one", data, 1, **options)
+    assert averaged_from_trained(one) > 100 * WEIGHT_TOLERANCE
     many = trained(tmp_path / "many", data, world, strategy=strategy, **options)
     assert_equal_runs(one, many)
 
