@@ -16,7 +16,9 @@ env_cfg = dict(
     # Workers are forked: they share the file list and start in milliseconds. OpenCV's own
     # threads would compete with them.
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
-    dist_cfg=dict(backend="nccl"),
+    # Without CUDA it is gloo. A process that does not answer for so many seconds ends the others;
+    # it must cover the longest wait for process 0, which writes iter_N.pth and exports weights.
+    dist_cfg=dict(backend="nccl", timeout=600),
 )
 # Seed 0 as in the official recipe; deterministic kernels cost speed, so they are a choice.
 randomness = dict(seed=0, deterministic=False)

@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS, RUNNERS, VISUALIZERS
 
 from mmseg_eomt.apis.check_data import check_data, explaining_data
+from mmseg_eomt.apis.lost_process import explaining_lost_processes
 from mmseg_eomt.apis.resolve import ResolvedRun, check_same_classes, resolve_config
 from mmseg_eomt.apis.restart import restarts
 from mmseg_eomt.apis.start_from import check_checkpoint, set_checkpoint
@@ -138,7 +139,7 @@ def run_training(cfg: Config) -> Runner:
     runner = build_runner(cfg)
     handler = _log_to_file(runner)
     try:
-        with naming_files(runner):
+        with explaining_lost_processes(runner), naming_files(runner):
             runner.train()
     except BaseException:
         # The traceback belongs into the log, whatever a tool then shows to the user.

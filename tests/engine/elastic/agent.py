@@ -1,76 +1,172 @@
-"""A run of two processes under torchrun's agent, and what kills them."""
+"""A run of two processes under torchrun's agents, and what kills them."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import barrier
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mmseg_eomt.apis.restart import agree_on_resume
-from tests.engine.exact import exact_runner
+from mmseg_eomt.apis.run import run_training
+from mmseg_eomt.engine.runner.process_group import end_with_launcher
+from mmseg_eomt.safe_write import write_text
+from tests.engine.elastic.namespaces import enter
+from tests.engine.exact import compare, exact_runner
 from tests.kill_trainer import HeavySegmentor
 from tests.ranks import FORKS
 
 STEPS = 12
-LIMIT = 240.0
+LIMIT = 120.0
 EMA = {"type": "EMAHook", "momentum": 0.1}
 
 
-def train_as_restarted(folder: str) -> None:
-    """One process of the run in ``folder``, as tools/train.py begins it."""
+def announce() -> None:
+    """Writes where a killer finds this process: its life and number."""
+    end_with_launcher()
     torch.set_num_threads(1)
-    cfg = Config({"launcher": "pytorch", "work_dir": folder})
-    resume = agree_on_resume(cfg, False)
     life, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]
-    Path(folder, f"life{life}.rank{rank}").write_text(f"{os.getpid()} {resume}")
+    write_text(Path(os.environ["ELASTIC_FOLDER"], f"rank{rank}.pid"), f"{life} {os.getpid()}")
+
+
+@HOOKS.register_module()
+class Fate(Hook):  # type: ignore[misc]
+    """Slows steps down, so that they can be hit from outside, and kills this process at times.
+
+    Args:
+        plan: ``(life, rank, step, in_write)``: killed before that step, or when its checkpoint is
+            on the disk but has no name yet.
+        pause: Seconds before each step.
+    """
+
+    def __init__(self, plan: Sequence[tuple[int, int, int, bool]] = (), pause: float = 0.0) -> None:
+        own = (int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"]))
+        self.pause = pause
+        self.steps = [step for *who, step, in_write in plan if tuple(who) == own and not in_write]
+        writes = [
+            f"iter_{step}." for *who, step, in_write in plan if tuple(who) == own and in_write
+        ]
+        if writes:
+            self.kill_in_writes(tuple(writes))
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        time.sleep(self.pause)
+        if runner.iter in self.steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @staticmethod
+    def kill_in_writes(names: tuple[str, ...]) -> None:
+        def struck(real: Callable[..., Any]) -> Callable[..., Any]:
+            def rename(source: Any, target: Any) -> Any:
+                if Path(target).name.startswith(names):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(source, target)
+
+            return rename
+
+        os.replace, os.rename = struck(os.replace), struck(os.rename)  # files, folders
+
+
+def train(
+    *,
+    steps: int = STEPS,
+    resume: bool = False,
+    timeout: float = 60.0,
+    fate: dict[str, Any] | None = None,
+) -> None:
+    """One process of a toy run, begun as tools/train.py begins it."""
+    folder = Path(os.environ["ELASTIC_FOLDER"])
+    env_cfg = {"dist_cfg": {"backend": "nccl", "timeout": timeout}}
+    cfg = Config({"launcher": "pytorch", "work_dir": str(folder), "env_cfg": env_cfg})
+    going_on = agree_on_resume(cfg, resume)
+    announce()
     run = exact_runner(
-        Path(folder),
-        steps=STEPS,
+        folder,
+        steps=steps,
         every=2,
         model=HeavySegmentor(),
-        hooks=[EMA],
+        hooks=[EMA, Fate(**(fate or {}))],
         checkpoint_args={"max_keep_ckpts": 2},
-        resume=resume,
+        resume=going_on,
         launcher="pytorch",
+        env_cfg=env_cfg,
         experiment_name=f"elastic{os.getpid()}",
     )
     run.train()
     torch.distributed.destroy_process_group()
 
 
-def run_agent(folder: str, restarts: int) -> None:
-    """torchrun's agent; its two workers are forks of it here and no new interpreters."""
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as tools/dist_train.sh does
-    output = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def train_sharded(*, data: Any, fate: dict[str, Any] | None = None) -> None:
+    """One process of a run of a tiny EoMT whose weights and checkpoints are spread (FSDP2)."""
+    from tests.engine.sharding.tasks import config
+
+    folder = os.environ["ELASTIC_FOLDER"]
+    cfg = Config({"launcher": "pytorch", "work_dir": folder})
+    going_on = bool(agree_on_resume(cfg, False))
+    announce()
+    options = {"steps": STEPS, "every": 2, "strategy": "FSDP2", "resume": going_on}
+    options["hooks"] = [EMA, {"type": "Fate", **(fate or {})}]
+    run_training(config(folder, data, world=2, **options))
+    torch.distributed.destroy_process_group()
+
+
+def work(task: str, options: dict[str, Any]) -> None:
+    """One process; torch's agent hands on positional arguments alone."""
+    TASKS[task](**options)
+    # It now waits for the agent, which would wait forever for one that is killed there; processes
+    # of torchrun's command line do not wait.
+    Path(os.environ["ELASTIC_FOLDER"], f"rank{os.environ['RANK']}.pid").unlink()
+
+
+def run_agent(
+    folder: str, task: str, options: dict[str, Any], launch: dict[str, Any], net: str | None
+) -> None:
+    """torchrun's agent; its workers are forks of it here and no new interpreters."""
+    # As tools/dist_train.sh does.
+    os.environ.update(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", ELASTIC_FOLDER=folder)
+    output = os.open(f"{folder}{net or ''}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=2,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id="elastic",
-        max_restarts=restarts,
-        start_method="fork",
-    )
-    elastic_launch(config, train_as_restarted)(folder)
+    if net is not None:
+        enter(net)
+    settings = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "start_method": "fork"}
+    settings |= {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "elastic"}
+    elastic_launch(LaunchConfig(**{**settings, **launch}), work)(task, options)
 
 
 class Agent:
-    """A run in ``folder``; ``log`` has what it printed."""
+    """An agent and its workers, of a run in ``folder``; ``log`` has what they print.
 
-    def __init__(self, folder: Path, *, restarts: int = 0) -> None:
+    Args:
+        folder: Of the run.
+        task: Name of what a worker does, in ``TASKS``.
+        options: Arguments of it.
+        net: Network namespace of the agent.
+        launch: Of torch's ``LaunchConfig``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        task: str = "train",
+        options: dict[str, Any] | None = None,
+        net: str | None = None,
+        **launch: Any,
+    ) -> None:
         folder.mkdir(exist_ok=True)
-        self.folder, self.log = folder, Path(f"{folder}.log")
-        self.process = FORKS.Process(target=run_agent, args=(str(folder), restarts))
+        self.folder, self.log = folder, Path(f"{folder}{net or ''}.log")
+        arguments = (str(folder), task, options or {}, launch, net)
+        self.process = FORKS.Process(target=run_agent, args=arguments)
         self.process.start()
 
     def finish(self) -> None:
@@ -80,20 +176,39 @@ class Agent:
 
     def kill(self, *, life: int, rank: int, when: Callable[[], bool]) -> bool:
         """Kills a process of a life once ``when`` is true; False if the run ended before."""
-        worker = self.folder / f"life{life}.rank{rank}"
-        while self.process.is_alive():
-            if worker.exists() and worker.read_text() and when():
-                os.kill(int(worker.read_text().split()[0]), signal.SIGKILL)
+        end = time.monotonic() + LIMIT
+        while self.process.is_alive() and time.monotonic() < end:
+            found = worker_of(self.folder, rank)
+            if found is not None and found[0] == life and when():
+                os.kill(found[1], signal.SIGKILL)
                 return True
+            time.sleep(0.0005)
         return False
 
 
-def in_a_write(folder: Path, step: str = "") -> Callable[[], bool]:
-    """Whether a checkpoint of a run, or that of a step, is half written now."""
-    start = f".iter_{step}"
+def worker_of(folder: Path, rank: int) -> tuple[int, int] | None:
+    """Life and number of the newest process of a rank."""
+    try:
+        life, pid = (folder / f"rank{rank}.pid").read_text().split()
+    except FileNotFoundError:
+        return None
+    return int(life), int(pid)
+
+
+def in_a_write(folder: Path) -> Callable[[], bool]:
+    """Whether a checkpoint of a run is half written now."""
     return lambda: any(
-        name.startswith(start) and name.endswith(".tmp") for name in os.listdir(folder)
+        name.startswith(".iter_") and name.endswith(".tmp") for name in os.listdir(folder)
     )
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What differs in two checkpoints of the same step.
+
+    The hub's number of the last step is 1 more where a run was killed between its last checkpoint
+    and the validation that is due then; nothing is computed from it.
+    """
+    return [line for line in compare(one, other) if "['runtime_info']['iter']" not in line]
 
 
 def after(seconds: float) -> Callable[[], bool]:
@@ -127,3 +242,6 @@ def agree(folder: str) -> None:
         assert "iter_3.pth: this folder has checkpoints" in str(error) and "--resume" in str(error)
     else:
         raise AssertionError("a new run in the folder of another one would continue that")
+
+
+TASKS: dict[str, Callable[..., None]] = {"train": train, "train_sharded": train_sharded}

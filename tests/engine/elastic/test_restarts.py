@@ -10,42 +10,44 @@ import pytest
 from mmengine.config import Config
 
 from mmseg_eomt.apis.restart import agree_on_resume
-from tests.engine.elastic.agent import STEPS, Agent, after, in_a_write
-from tests.engine.exact import compare
+from tests.apis.tiny import make_data
+from tests.engine.elastic.agent import STEPS, Agent, after, differences, in_a_write
+from tests.engine.sharding.test_sharded_checkpoints import assert_bit_equal
 from tests.ranks import run_ranks
+
+WRITE = True
 
 
 def assert_same_run(calm: Path, struck: Path) -> None:
     """Weights, averages, optimiser, generators, log history and files."""
     last = f"iter_{STEPS}.pth"
-    assert compare(calm / last, struck / last) == []
+    assert differences(calm / last, struck / last) == []
     names = [sorted(path.name for path in run.glob("*.pth")) for run in (calm, struck)]
     assert names[0] == names[1]
     assert [name for name in os.listdir(struck) if name.endswith(".tmp")] == []
 
 
 def test_a_run_whose_processes_are_killed_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
-    calm, struck = Agent(tmp_path / "calm", restarts=1), Agent(tmp_path / "struck", restarts=2)
-    folder = struck.folder
-    assert struck.kill(life=0, rank=0, when=in_a_write(folder, "6"))
-    assert struck.kill(life=1, rank=1, when=(folder / "iter_8.pth").exists)
+    plan = [(0, 0, 6, WRITE), (1, 1, 7, not WRITE)]
+    calm = Agent(tmp_path / "calm", max_restarts=1)
+    struck = Agent(tmp_path / "struck", options={"fate": {"plan": plan}}, max_restarts=2)
     for run in (calm, struck):
         run.finish()
-    assert_same_run(calm.folder, folder)
+    assert_same_run(calm.folder, struck.folder)
     log = struck.log.read_text()
-    assert log.count("terminated with signal SIGKILL") == 2
-    assert "iter_4.pth after step 4" in log and "iter_8.pth after step 8" in log
+    # The checkpoint that had no name yet is written again.
+    assert "iter_4.pth after step 4" in log and "iter_6.pth after step 6" in log
 
 
 @pytest.mark.slow
 def test_runs_survive_twenty_kills_at_random_moments(tmp_path: Path) -> None:
     chance = random.Random(3)
-    calm = Agent(tmp_path / "calm", restarts=1)
+    calm = Agent(tmp_path / "calm", max_restarts=1)
     calm.finish()
     kills = runs = 0
     while kills < 20:
         runs += 1
-        run = Agent(tmp_path / f"run{runs}", restarts=5)
+        run = Agent(tmp_path / f"run{runs}", max_restarts=5)
         for life in range(5):
             write = chance.random() < 0.4
             moment = in_a_write(run.folder) if write else after(chance.uniform(0.0, 1.5))
@@ -54,6 +56,22 @@ def test_runs_survive_twenty_kills_at_random_moments(tmp_path: Path) -> None:
             kills += 1
         run.finish()
         assert_same_run(calm.folder, run.folder)
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_writes_shards_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", images=8)
+    plan = [(0, 0, 6, WRITE), (1, 1, 9, not WRITE), (2, 0, 10, WRITE)]
+    calm = Agent(tmp_path / "calm", task="train_sharded", options={"data": data}, max_restarts=1)
+    options = {"data": data, "fate": {"plan": plan}}
+    struck = Agent(tmp_path / "struck", task="train_sharded", options=options, max_restarts=3)
+    for run in (calm, struck):
+        run.finish()
+    log = struck.log.read_text()
+    assert "iter_4.sharded after step 4" in log and log.count("iter_8.sharded after step 8") == 2
+    last = f"iter_{STEPS}.sharded"
+    assert_bit_equal(calm.folder / last, struck.folder / last)
+    assert [name for name in os.listdir(struck.folder) if name.endswith(".tmp")] == []
 
 
 def test_the_processes_of_a_start_agree_whether_it_continues_a_run(tmp_path: Path) -> None:
