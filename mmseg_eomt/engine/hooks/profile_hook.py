@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class ProfileHook(Hook):  # type: ignore[misc]
     def _start(self, runner: Any, now: int) -> None:
         self._profile = profile(
             schedule=lambda number: self._action(number or now),
-            on_trace_ready=lambda found: self._write(runner, found),
+            on_trace_ready=lambda found: self._write_in_pause(runner, found),
             record_shapes=True,
         )
         # The profiler counts from 0; its marks shall bear the numbers of the run.
@@ -108,6 +109,12 @@ class ProfileHook(Hook):  # type: ignore[misc]
         if self._profile is not None:
             self._profile.stop()
         self._profile = None
+
+    def _write_in_pause(self, runner: Any, found: profile) -> None:
+        """Writing takes seconds, which are no training: the log's speed leaves them out."""
+        clock = getattr(runner.train_loop, "clock", None)
+        with nullcontext() if clock is None else clock.pause():
+            self._write(runner, found)
 
     def _write(self, runner: Any, found: profile) -> None:
         folder = Path(runner.work_dir) / FOLDER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from mmseg_eomt.engine.hooks import ProfileHook
-from tests.engine.engine_toys import runner
+from tests.engine.engine_toys import logged, runner
+from tests.engine.watch.speed_tasks import Sleep
 
 
 def marks(path: Path) -> Counter[str]:
@@ -37,6 +39,19 @@ def test_trace_has_the_steps_and_their_operators(step: int, count: int, tmp_path
     assert found["Optimizer.step#AdamW.step"] == count
     rows = (folder / f"{name}.txt").read_text()
     assert "aten::addmm" in rows and "Self CPU" in rows
+
+
+class SlowlyWritten(ProfileHook):
+    """Writes for two seconds."""
+
+    def _write(self, runner: Any, found: Any) -> None:
+        time.sleep(2)
+
+
+def test_writing_does_not_count_as_training(tmp_path: Path) -> None:
+    hooks: list[Any] = [SlowlyWritten(step=3, count=1), Sleep(step=0.2)]
+    runner(tmp_path, steps=4, interval=2, hooks=hooks).train()
+    assert logged(tmp_path, "images_per_second")[4] > 4  # else 8 images in 2.4 s
 
 
 def test_a_resumed_run_profiles_the_steps_of_the_run(tmp_path: Path) -> None:

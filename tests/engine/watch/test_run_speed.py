@@ -215,7 +215,18 @@ def _config(shape: Any, arch: dict[str, Any]) -> dict[str, Any]:
 def test_utilisation_is_that_of_the_operations_and_the_peak(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     _check_utilisation(tmp_path, data, world=1, options={"steps": 3, "micro": 2})
-    assert re.search(r"mfu: \d+\.\d%", _text(tmp_path / "run"))
+    text = _text(tmp_path / "run")
+    assert re.search(r"mfu: \d+\.\d%", text)
+    # The page shows what a run prints, but for losses and blocks, which are more here or there.
+    page = (ROOT / "docs" / "watching.md").read_text()
+    names = [
+        [n for n in re.findall(r"(\w+): ", line) if n != "mfu" and not n[-1].isdigit()]
+        for line in (
+            re.findall(r"Iter\(train\).*", page)[0],
+            re.findall(r"Iter\(train\).*", text)[1],
+        )
+    ]
+    assert set(names[0]) == {name for name in names[1] if not name.startswith("loss_")}
 
 
 @pytest.mark.parametrize("strategy", [None, pytest.param("FSDP2", marks=pytest.mark.slow)])
