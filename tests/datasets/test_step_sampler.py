@@ -125,10 +125,32 @@ def test_batches_do_not_depend_on_workers_or_on_the_start(describe: Describe, wr
         return [np.stack([image.numpy() for image in batch["inputs"]]) for batch in batches]
 
     alone = batches(0, 0, 4)
-    assert np.array_equal(batches(2, 0, 4), alone)
+    for workers in (1, 3):
+        assert np.array_equal(batches(workers, 0, 4), alone)
     assert np.array_equal(batches(0, 4, 2), alone[2:])
+    assert np.array_equal(batches(3, 4, 2), alone[2:])
     # An epoch later the same images look different.
     assert not np.array_equal(alone[0], alone[3])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_processes_together_read_what_one_would(
+    describe: Describe, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    dataset: Any = FolderSegDataset(describe(), pipeline=PIPELINE)
+
+    def images(rank: int, world: int, count: int) -> list[np.ndarray]:
+        place = "mmseg_eomt.datasets.step_sampler.get_dist_info"
+        monkeypatch.setattr(place, lambda: (rank, world))
+        sampler = StepSampler(dataset, seed=1)
+        loader = DataLoader(
+            dataset, 1, sampler=sampler, num_workers=workers, collate_fn=pseudo_collate
+        )
+        return [batch["inputs"][0].numpy() for batch in itertools.islice(loader, count)]
+
+    alone = images(0, 1, 8)
+    ranks = [images(rank, 2, 4) for rank in range(2)]
+    assert np.array_equal([image for pair in zip(*ranks, strict=True) for image in pair], alone)
 
 
 def test_augmentation_of_mmseg_datasets_is_seeded_too(folder: Any) -> None:
