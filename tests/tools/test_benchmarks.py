@@ -89,6 +89,17 @@ def test_quick_run_prints_a_table(
     assert ("peak MiB" in text) == ("loader" not in name and "--no-memory" not in arguments)
 
 
+def test_what_ddp_costs_is_measured_in_a_group_of_one(
+    script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratio = script("ddp_overhead").main(["--quick", "--repeats", "1", "--threads", "1"])
+    assert 0.1 < ratio < 10
+    text = capsys.readouterr().out
+    for word in ("no group", "DDP, 1 process", "over gloo", f"{ratio:.3f} times as long"):
+        assert word in " ".join(text.split())
+    assert not torch.distributed.is_initialized()
+
+
 def test_gated_models_are_refused(script: Callable[[str], ModuleType]) -> None:
     with pytest.raises(ValueError, match="another model"):
         script("pair").Shape.parse("dinov3/vits16plus")

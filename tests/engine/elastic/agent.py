@@ -20,7 +20,7 @@ from mmseg_eomt.apis.restart import agree_on_resume
 from mmseg_eomt.apis.run import run_training
 from mmseg_eomt.engine.runner.process_group import end_with_launcher
 from mmseg_eomt.safe_write import write_text
-from tests.engine.elastic.namespaces import enter
+from tests.engine.elastic.namespaces import Machine, enter
 from tests.engine.exact import compare, exact_runner
 from tests.kill_trainer import HeavySegmentor
 from tests.ranks import FORKS
@@ -128,19 +128,26 @@ def work(task: str, options: dict[str, Any]) -> None:
 
 
 def run_agent(
-    folder: str, task: str, options: dict[str, Any], launch: dict[str, Any], net: str | None
+    folder: str, task: str, options: dict[str, Any], launch: dict[str, Any], machine: Machine | None
 ) -> None:
     """torchrun's agent; its workers are forks of it here and no new interpreters."""
     # As tools/dist_train.sh does.
     os.environ.update(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", ELASTIC_FOLDER=folder)
-    output = os.open(f"{folder}{net or ''}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(log_of(folder, machine), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    if net is not None:
-        enter(net)
+    if machine is not None:
+        enter(machine.net)
+        # The name of this computer leads gloo to 127.0.0.1.
+        os.environ["GLOO_SOCKET_IFNAME"] = machine.interface
     settings = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "start_method": "fork"}
     settings |= {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "elastic"}
     elastic_launch(LaunchConfig(**{**settings, **launch}), work)(task, options)
+
+
+def log_of(folder: str | Path, machine: Machine | None) -> Path:
+    """What an agent and its workers print."""
+    return Path(f"{folder}{'' if machine is None else machine.interface}.log")
 
 
 class Agent:
@@ -150,7 +157,7 @@ class Agent:
         folder: Of the run.
         task: Name of what a worker does, in ``TASKS``.
         options: Arguments of it.
-        net: Network namespace of the agent.
+        machine: Where the agent is.
         launch: Of torch's ``LaunchConfig``.
     """
 
@@ -160,12 +167,12 @@ class Agent:
         *,
         task: str = "train",
         options: dict[str, Any] | None = None,
-        net: str | None = None,
+        machine: Machine | None = None,
         **launch: Any,
     ) -> None:
         folder.mkdir(exist_ok=True)
-        self.folder, self.log = folder, Path(f"{folder}{net or ''}.log")
-        arguments = (str(folder), task, options or {}, launch, net)
+        self.folder, self.log = folder, log_of(folder, machine)
+        arguments = (str(folder), task, options or {}, launch, machine)
         self.process = FORKS.Process(target=run_agent, args=arguments)
         self.process.start()
 

@@ -40,7 +40,7 @@ class Cluster:
             self.folder,
             # Whoever is started again by others than torchrun has to ask for it.
             options={"steps": STEPS, "resume": True, "timeout": TIMEOUT, "fate": {"pause": 0.05}},
-            net=machine.net,
+            machine=machine,
             min_nodes=2,
             max_nodes=2,
             nproc_per_node=1,
@@ -100,7 +100,7 @@ def survive(run: Cluster, chance: random.Random, *, strikes: int) -> Counter[str
         started = lambda: len(set(run.workers()) - set(before)) == 2  # noqa: E731, B023
         if not run.wait(started, seconds=LIMIT if not before else 6 * TIMEOUT):
             assert kind == "cut off", run.output()
-        run.wait(lambda: False, seconds=chance.uniform(0.0, 0.7))
+        run.wait(lambda: False, seconds=chance.uniform(0.0, 4.0))
         if run.step() > STEPS - 20:
             break
         before = run.workers()
