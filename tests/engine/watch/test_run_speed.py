@@ -66,6 +66,20 @@ def test_without_a_known_peak_there_is_no_utilisation(tmp_path: Path) -> None:
     assert "mfu" not in line
 
 
+def test_a_gpus_memory_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mmengine adds that of the first process to the line; here with a GPU it only believes in."""
+    run = runner(tmp_path, steps=2)
+    monkeypatch.setattr("mmengine.runner.log_processor.is_cuda_available", lambda: True)
+    monkeypatch.setattr("mmengine.runner.log_processor.get_max_cuda_memory", lambda device: 17)
+    numbers = {"memory_allocated": 18.4, "memory_reserved": 30.6}
+    monkeypatch.setattr("mmseg_eomt.engine.watch.run_speed.memory_use", lambda device: numbers)
+    run.train()
+    line = next(line for line in _text(tmp_path).splitlines() if "[2/2]" in line)
+    assert re.findall(r"memory\S*: \S+", line) == ["memory_allocated: 18", "memory_reserved: 31"]
+    assert logged(tmp_path, "memory") == {2: 17}
+    assert logged(tmp_path, "memory_reserved") == {2: 30.6}
+
+
 def test_memory_is_that_of_the_process(tmp_path: Path) -> None:
     runner(tmp_path / "a", steps=2, interval=1).train()
     held = torch.ones(64 * 2**20)  # 256 MiB
