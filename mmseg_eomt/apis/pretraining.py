@@ -22,7 +22,7 @@ from mmseg_eomt.models.backbones.architectures import ARCHITECTURES, resolve_arc
 
 # Method -> its project, which holds a Python package of the same name.
 METHODS = {"dinov2": "dinov2_pretraining"}
-RECIPES = ("small", "8gpu")
+RECIPES = ("small", "scratch", "8gpu")
 _SCHEDULE = "default_hooks.schedule"
 # Argument -> where it lives in the config.
 MODEL_ARGS = {
@@ -102,8 +102,8 @@ def pretrain(
         model: A backbone of `mmseg_eomt.models.backbones.ARCHITECTURES`, e.g. 'dinov2/vits14' or
             'dinov3/vits16'.
         method: 'dinov2'.
-        recipe: 'small' goes on from released weights on a small machine; '8gpu' is the published
-            recipe from scratch.
+        recipe: 'small' goes on from released weights on a small machine; 'scratch' starts without
+            them there; '8gpu' is the published recipe from scratch.
         steps: Optimiser steps; schedules are shares of them.
         batch_size: Images per optimiser step, over all devices; the rate follows its square root.
         micro_batch_size: The most images that one device takes at once; the rest is accumulated.

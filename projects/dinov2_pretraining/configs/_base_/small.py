@@ -14,6 +14,8 @@ model = dict(
     # Dropping paths needs many steps; the released small models were distilled without it.
     drop_path_rate=0.0,
     layer_scale=None,
+    # As Meta's vitl14.yaml. The moving centre of 'softmax' is behind a teacher that moves fast.
+    centring="sinkhorn",
 )
 train_dataloader = dict(
     batch_size=32,
@@ -35,6 +37,9 @@ default_hooks = dict(
     schedule=dict(
         # The teacher is an average over 1 / (1 - momentum) steps: few enough for a short run.
         momentum=(0.99, 1.0),
+        # At 0.07 the teacher of a short run ends near the logarithm of the number of prototypes:
+        # it says nothing. The student's 0.1 then asks for too little sharpness.
+        teacher_temp=(0.04, 0.04),
         # New heads give gradients without meaning: the released backbone waits until they fit.
         freeze_backbone=0.1,
     ),
