@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
     "train_cfg.max_iters": 2,
     "train_dataloader.dataset.pipeline.1.global_size": GLOBAL,
     "train_dataloader.dataset.pipeline.1.local_size": LOCAL,
-    "default_hooks.checkpoint.interval": 1,
+    "default_hooks.checkpoint.interval": 2,
 }
 
 
