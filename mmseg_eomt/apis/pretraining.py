@@ -29,7 +29,6 @@ MODEL_ARGS = {
     "arch": "model.backbone.arch",
     "backbone_weights": "model.backbone.pretrained",
     "image_size": "model.backbone.image_size",
-    "in_channels": "model.backbone.in_channels",
     "with_cp": "model.backbone.with_cp",
     "drop_path_rate": "model.drop_path_rate",
     "layer_scale": "model.layer_scale",

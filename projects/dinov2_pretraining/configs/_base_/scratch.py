@@ -1,4 +1,4 @@
-"""Changes for a small machine without released weights: other channels, own sizes, few images.
+"""Changes for a small machine without released weights: own sizes, images unlike photographs.
 
 Not a published recipe: dinov2.py's needs 100,000 steps and large batches, and a few hundred of its
 steps end with a teacher that says the same about every image. What small.py changes holds here too.

@@ -62,7 +62,7 @@ def small_run(out: Path, images: Path, *, steps: int, **method_args: Any) -> Con
         num_workers=0,
         model_args={"arch": arch, "image_size": 32},
         method_args={**sizes, **short, **method_args},
-        transform_args={"global_size": 32, "local_size": 16},
+        transform_args={"global_size": 32, "local_size": 16, "num_local": 2},
         logger_args={"tensorboard": None},
         save_checkpoint_args={"interval": 10**6},
     )
