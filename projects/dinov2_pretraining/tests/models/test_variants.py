@@ -37,6 +37,19 @@ def test_recomputation_changes_neither_loss_nor_gradient(family: str) -> None:
         torch.testing.assert_close(value, others[name], rtol=1e-5, atol=1e-7)
 
 
+def test_bfloat16_makes_nearly_the_same_step() -> None:
+    model = tiny_model()
+    losses, gradients = step(model, batch(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough, roughly = step(model, batch(3))
+    for name, value in losses.items():
+        assert rough[name].item() == pytest.approx(value.item(), rel=0.02), name
+    flat, other = (torch.cat([g.flatten() for g in x.values()]) for x in (gradients, roughly))
+    assert other.dtype == torch.float32
+    assert float(torch.cosine_similarity(flat, other, dim=0)) > 0.99
+    assert not torch.equal(flat, other)
+
+
 def test_micro_batches_add_up_to_the_step_of_one_batch() -> None:
     """Without KoLeo, which sees the images of a micro-batch alone."""
     whole, parts = (tiny_model(koleo_weight=0.0) for _ in range(2))

@@ -110,7 +110,7 @@ def assert_all_close(
     """Each tensor within ``tolerance`` of its own largest value."""
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        difference = float((value - theirs[name]).abs().max())
+        difference = float((value.detach() - theirs[name]).abs().max())
         assert difference <= tolerance * max(float(theirs[name].abs().max()), 1e-3), name
 
 
