@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from mmseg_eomt.apis.restart import agree_on_resume
+from mmseg_eomt.apis.restart import MARK, agree_on_resume
 from mmseg_eomt.apis.run import run_training
 from mmseg_eomt.engine.runner.process_group import end_with_launcher
 from mmseg_eomt.safe_write import write_text
@@ -231,24 +231,37 @@ def after(seconds: float) -> Callable[[], bool]:
 
 
 def agree(folder: str) -> None:
-    """What two processes agree on, one of which may know more than the other."""
+    """What two processes of two agents agree on, one of which may know more than the other."""
     rank = os.environ["RANK"]
+    agent = Path(folder, f"agent{rank}")
+    (agent / "attempt_0" / "0").mkdir(parents=True)
+    os.environ["TORCHELASTIC_ERROR_FILE"] = str(agent / "attempt_0" / "0" / "error.json")
     os.environ.update(TORCHELASTIC_MAX_RESTARTS="3", TORCHELASTIC_RESTART_COUNT="0")
     cfg = Config({"launcher": "pytorch", "work_dir": folder})
+
+    def forget(*ranks: str) -> None:
+        if rank in ranks:
+            (agent / MARK).unlink()
+
     assert agree_on_resume(cfg, False) is False
-    assert agree_on_resume(cfg, rank == "1") is True
-    # On the second machine torchrun did not count the restart.
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = "1" if rank == "0" else "0"
+    # The same agents begin it again, which torchrun does not always count.
     assert agree_on_resume(cfg, False) is True
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = "0"
+    forget("1")  # a machine that was added later
+    assert agree_on_resume(cfg, False) is True
+    forget("0", "1")
+    assert agree_on_resume(cfg, rank == "1") is True
+    forget("0", "1")
     barrier()  # the other one may still look for checkpoints
     Path(folder, "iter_3.pth").touch()
-    try:
-        agree_on_resume(cfg, False)
-    except ValueError as error:
-        assert "iter_3.pth: this folder has checkpoints" in str(error) and "--resume" in str(error)
-    else:
-        raise AssertionError("a new run in the folder of another one would continue that")
+    for restarts in "01":  # torchrun starts again what was refused
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = restarts
+        try:
+            agree_on_resume(cfg, False)
+        except ValueError as error:
+            assert "iter_3.pth: this folder has checkpoints" in str(error)
+            assert "--resume" in str(error)
+        else:
+            raise AssertionError("a new run would continue another one")
 
 
 TASKS: dict[str, Callable[..., None]] = {"train": train, "train_sharded": train_sharded}

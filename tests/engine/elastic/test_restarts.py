@@ -78,7 +78,7 @@ def test_the_processes_of_a_start_agree_whether_it_continues_a_run(tmp_path: Pat
     run_ranks(2, "tests.engine.elastic.agent:agree", str(tmp_path), log=tmp_path / "log")
 
 
-def test_a_checkpoint_that_a_restart_could_not_go_past_is_refused(
+def test_starts_that_a_restart_could_not_follow_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cfg = Config({"launcher": "pytorch", "work_dir": "run"})
@@ -86,3 +86,6 @@ def test_a_checkpoint_that_a_restart_could_not_go_past_is_refused(
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
     with pytest.raises(ValueError, match="give --resume alone"):
         agree_on_resume(cfg, "a.pth")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/dev/null")
+    with pytest.raises(ValueError, match="leave --log-dir /dev/null out"):
+        agree_on_resume(cfg, False)
