@@ -27,10 +27,11 @@ def _commands() -> list[str]:
     watching = (ROOT / "docs/watching.md").read_text(encoding="utf-8")
     blocks = _blocks("shell") + _blocks("shell", watching)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.split("\n")]
-    return [line for line in lines if line]
+    # Without the variables before a command.
+    return [re.sub(r"^([A-Z_]+=\S+ )+", "", line) for line in lines if line]
 
 
-TOOLS = [c for c in _commands() if re.match(r"(python|bash) tools/", c)]
+TOOLS = [c for c in dict.fromkeys(_commands()) if re.match(r"(python|bash) tools/", c)]
 OPTIONS = re.findall(r"^\|[^|]+\| `(--[^`]+)`", TEXT, re.MULTILINE)
 
 
