@@ -9,6 +9,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
@@ -58,7 +59,9 @@ def shard_segmentor(
     )
     for block in model.backbone.vit.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-        block.run_in_unit = MethodType(_run_in_unit, block)
+        if low is not None:
+            _norm_in_float32(block)
+        block.run_in_unit = MethodType(_in_unit(low), block)
         register_fsdp_forward_method(block, "run_in_unit")
     whole = MixedPrecisionPolicy(cast_forward_inputs=False)
     # Dropped after the forward pass as well: whatever looks at parameters between steps, such as
@@ -112,8 +115,35 @@ def _units(model: nn.Module) -> list[FSDPModule]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
-def _run_in_unit(block: nn.Module, run: Callable[..., Tensor], tokens: Tensor, **named: Any) -> Any:
-    return run(block, tokens, **named)
+def _norm_in_float32(block: nn.Module) -> None:
+    """Layer norms of a block compute in float32 with weights gathered in half precision.
+
+    So does autocast on GPUs; on CPUs it leaves norms alone, which refuse inputs and weights of
+    different types.
+    """
+
+    def forward(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
+        weight, bias = (None if p is None else p.float() for p in (norm.weight, norm.bias))
+        return F.layer_norm(tokens.float(), norm.normalized_shape, weight, bias, norm.eps)
+
+    for module in block.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.forward = MethodType(forward, module)  # type: ignore[method-assign]
+
+
+def _in_unit(low: torch.dtype | None) -> Callable[..., Tensor]:
+    """What a block does while its weights are gathered in ``low``."""
+
+    def run_in_unit(
+        block: nn.Module, run: Callable[..., Tensor], tokens: Tensor, **named: Any
+    ) -> Tensor:
+        if low is None:
+            return run(block, tokens, **named)
+        # Training has it on already; validation, which is in float32 elsewhere, has not.
+        with torch.autocast(tokens.device.type, dtype=low):
+            return run(block, tokens, **named)
+
+    return run_in_unit
 
 
 def _as_unit(run: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -80,6 +80,7 @@ def config(
     hooks: Any = (),
     resume_from: str | None = None,
     model_args: dict[str, Any] | None = None,
+    compiled: bool = False,
     **options: Any,
 ) -> Any:
     """A resolved config of the tiny run, four images a step."""
@@ -113,6 +114,8 @@ def config(
         cfg.resume, cfg.load_from = True, resume_from
     if strategy:
         cfg.strategy = {"type": strategy}
+    if compiled:
+        cfg.compile = True
     return cfg
 
 
