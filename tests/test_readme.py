@@ -31,7 +31,9 @@ def _commands() -> list[str]:
     return [re.sub(r"^([A-Z_]+=\S+ )+", "", line) for line in lines if line]
 
 
-TOOLS = [c for c in dict.fromkeys(_commands()) if re.match(r"(python|bash) tools/", c)]
+TOOLS = [
+    c for c in dict.fromkeys(_commands()) if re.match(r"(python|bash) (projects/\w+/)?tools/", c)
+]
 OPTIONS = re.findall(r"^\|[^|]+\| `(--[^`]+)`", TEXT, re.MULTILINE)
 
 
@@ -40,7 +42,7 @@ def test_tool_commands_parse_and_name_files_that_exist(command: str) -> None:
     _, tool, *arguments = shlex.split(command.replace("`, `", " "))
     assert (ROOT / tool).is_file()
     for argument in arguments:
-        if argument.startswith("configs/"):
+        if argument.startswith(("configs/", "projects/")):
             assert (ROOT / argument).is_file(), argument
     if tool.endswith(".py"):
         args = runpy.run_path(str(ROOT / tool))["parse_args"](arguments)
