@@ -30,16 +30,15 @@ class Cluster:
 
     def __init__(self, folder: Path, machines: tuple[Machine, Machine]) -> None:
         self.folder, self.machines, self.port = folder, machines, free_port()
-        self.agents = [self.start(number) for number in range(2)]
+        self.agents = [self.start(number, resume=False) for number in range(2)]
         self.end = time.monotonic() + 3 * LIMIT
 
-    def start(self, number: int) -> Agent:
+    def start(self, number: int, *, resume: bool) -> Agent:
         """Starts the agent of a machine, which trains with one process."""
         machine = self.machines[number]
         return Agent(
             self.folder,
-            # Whoever is started again by others than torchrun has to ask for it.
-            options={"steps": STEPS, "resume": True, "timeout": TIMEOUT, "fate": {"pause": 0.05}},
+            options={"steps": STEPS, "resume": resume, "timeout": TIMEOUT, "fate": {"pause": 0.05}},
             machine=machine,
             min_nodes=2,
             max_nodes=2,
@@ -58,7 +57,8 @@ class Cluster:
                 return True
             for number, agent in enumerate(self.agents):
                 if agent.process.exitcode not in (None, 0):
-                    self.agents[number] = self.start(number)
+                    # With the first one the list of machines is lost, and both are new.
+                    self.agents[number] = self.start(number, resume=number == 0)
             assert time.monotonic() < self.end, self.output()
             time.sleep(0.01)
         return False
