@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import mmseg_eomt.registration  # noqa: F401  (registers the components)
+import tests.plain_configs  # noqa: F401  (saves most of the time of a tiny run)
 
 
 @pytest.fixture(autouse=True)

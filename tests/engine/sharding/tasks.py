@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 import mmseg_eomt  # noqa: F401
+import tests.plain_configs  # noqa: F401
 from mmseg_eomt.apis.run import build_runner, run_training
 from mmseg_eomt.apis.train import resolve_training
 from mmseg_eomt.checkpoints.shards import local_part
