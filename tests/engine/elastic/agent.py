@@ -133,6 +133,8 @@ def run_agent(
     """torchrun's agent; its workers are forks of it here and no new interpreters."""
     # As tools/dist_train.sh does.
     os.environ.update(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", ELASTIC_FOLDER=folder)
+    # mmengine collects results in files under the working directory; who is killed leaves them.
+    os.chdir(folder)
     output = os.open(log_of(folder, machine), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
