@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import datetime
 import os
@@ -74,6 +75,17 @@ def start_without_cuda(launcher: str, dist_cfg: dict[str, Any]) -> None:
     seconds = dist_cfg.get("timeout")
     timeout = None if seconds is None else datetime.timedelta(seconds=float(seconds))
     distributed.init_process_group("gloo", timeout=timeout)
+    atexit.register(_end_group)
+
+
+def _end_group() -> None:
+    """Joins gloo's threads while there is a Python.
+
+    One that gives up a tensor after Python has gone aborts the process (SIGABRT, rarely, at the
+    very end of a run), and a launcher takes that for a lost process.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _read_slurm(port: int | None) -> None:
