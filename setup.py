@@ -76,8 +76,10 @@ EXTRAS = {
         *DEPLOY,  # export and its check are tested
         "albumentations>=2,<3",  # the optional step is tested
         "build",
+        "grimp",  # the graph of imports that tests/architecture holds against the floors
         "mlflow",  # its and wandb's loggers are tested
         "mypy>=1.15",
+        "networkx",  # circles in that graph; torch has it as well
         "pycocotools",  # the independent implementation that COCO's masks are tested against
         "pytest>=8",
         "pytest-xdist",
