@@ -1,4 +1,4 @@
-"""How the command line tools end: one paragraph for what a user can mend, a traceback for bugs."""
+"""How errors reach a user: one paragraph for what can be mended, a traceback for bugs."""
 
 from __future__ import annotations
 
@@ -46,3 +46,10 @@ def describe(error: BaseException) -> str:
         )
         message = "\n".join(lines[start:]).split(": ", 1)[-1]
     return message.strip() or type(error).__name__
+
+
+class BadFileError(ValueError):
+    """A file of a dataset cannot be used; the message begins with its path.
+
+    ``on_error: skip`` passes over these, and over files that cannot be opened; no other error.
+    """

@@ -38,7 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Deploy and say what came out."""
-    from mmseg_eomt.deploy.mmdeploy.installed import require_mmdeploy
+    from mmseg_eomt.compat import require_mmdeploy
 
     require_mmdeploy()
     from mmdeploy.utils import get_root_logger

@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 
 from mmseg_eomt.apis.deploy_config import deployable_config
 from mmseg_eomt.apis.resolve import set_data
-from mmseg_eomt.deploy.mmdeploy.installed import require_mmdeploy
+from mmseg_eomt.compat import require_mmdeploy
 
 MODEL_CONFIG = "model_config.py"
 """Written into the work folder: the model config for MMDeploy's tools."""

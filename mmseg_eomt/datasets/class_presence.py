@@ -12,7 +12,7 @@ from mmengine.dist import all_gather_object, get_dist_info
 from numpy.typing import NDArray
 
 from mmseg_eomt.datasets.label_table import IGNORED
-from mmseg_eomt.images.bad_file import BadFileError
+from mmseg_eomt.errors import BadFileError
 
 Presence = NDArray[np.bool_]  # [samples, classes]
 

@@ -26,7 +26,7 @@ from mmseg_eomt.datasets.skipping import (
     run_pipeline,
     without_labels,
 )
-from mmseg_eomt.images.bad_file import BadFileError
+from mmseg_eomt.errors import BadFileError
 from mmseg_eomt.images.reading import read_image, read_mask
 
 # mmseg's tools and its inferencer look for these names in a pipeline, so configs may use them;

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseg_eomt.images.bad_file import BadFileError
+from mmseg_eomt.errors import BadFileError
 
 IGNORED = 255  # internal label of pixels that count for nothing; mmseg's own default
 _UNKNOWN = 254  # marks mask values that no class claims; never leaves this module

@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin
 
+from mmseg_eomt.errors import BadFileError
 from mmseg_eomt.images import tiff_bands
-from mmseg_eomt.images.bad_file import BadFileError
 from mmseg_eomt.images.tiff_bands import TIFF_MAGIC
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from mmseg_eomt.apis.worker_crash import naming_files
 from mmseg_eomt.datasets import FolderSegDataset, StepSampler
 from mmseg_eomt.datasets.skipping import TooManyBadFilesError, files_in_flight
-from mmseg_eomt.images.bad_file import BadFileError
+from mmseg_eomt.errors import BadFileError
 from tests.datasets.conftest import write_pair
 
 Describe = Callable[..., dict[str, Any]]

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from mmseg_eomt.images.bad_file import BadFileError
+from mmseg_eomt.errors import BadFileError
 from mmseg_eomt.images.reading import as_rgb, image_size, read_image, read_mask
 
 RNG = np.random.default_rng(0)

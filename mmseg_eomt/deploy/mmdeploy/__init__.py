@@ -7,7 +7,7 @@ interface alone. MMDeploy itself is optional: this is the only part of the packa
 from __future__ import annotations
 
 import mmseg_eomt.registration  # noqa: F401
-from mmseg_eomt.deploy.mmdeploy.installed import require_mmdeploy
+from mmseg_eomt.compat import require_mmdeploy
 
 # Before anything imports mmdeploy.
 require_mmdeploy()

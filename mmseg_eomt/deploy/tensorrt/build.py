@@ -85,7 +85,7 @@ def read_metadata(onnx_path: Path) -> DeployMetadata | None:
     """
     if not onnx_path.is_file():
         raise FileNotFoundError(f"{onnx_path}: no such file. tools/export.py writes it.")
-    import onnx  # only building needs it, not running
+    import onnx
 
     try:
         model = onnx.load(onnx_path, load_external_data=False)

@@ -18,7 +18,7 @@ from dinov2_pretraining.monitors.due import check_interval, is_due
 from dinov2_pretraining.monitors.principal_components import patch_colors
 from dinov2_pretraining.monitors.teacher_features import central_view, teacher_features
 from mmseg_eomt.checkpoints.describe import unwrap
-from mmseg_eomt.images.bad_file import BadFileError
+from mmseg_eomt.errors import BadFileError
 from mmseg_eomt.safe_write import replaced
 
 _GAP = 4  # pixels between tiles

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from dinov2_pretraining.data import UnlabelledImages, collate_views
 from mmseg_eomt.datasets.skipping import TooManyBadFilesError, files_in_flight
-from mmseg_eomt.images.bad_file import BadFileError
+from mmseg_eomt.errors import BadFileError
 
 VIEWS = {"type": "MultiCropViews", "global_size": 28, "local_size": 14, "num_local": 3}
 PIPELINE = [{"type": "SeedSample"}, VIEWS]
