@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
     from mmseg_eomt.deploy.report import ExportResult
-    from mmseg_eomt.images.pixels import PixelsLike
+    from mmseg_eomt.images.reading import PixelsLike
 
 SAMPLES = 8
 """Pictures on which magnitudes are measured for half precision."""

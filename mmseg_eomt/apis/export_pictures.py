@@ -13,7 +13,7 @@ from mmseg_eomt.images.prediction_files import find_images
 
 if TYPE_CHECKING:
     from mmseg_eomt.deploy.pictures import Pixels
-    from mmseg_eomt.images.pixels import PixelsLike
+    from mmseg_eomt.images.reading import PixelsLike
 
 MOST = 16
 """Pictures to compare on, evenly spread over those given."""

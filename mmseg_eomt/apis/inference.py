@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mmseg_eomt.checkpoints.lean import load_state, read_weights
 from mmseg_eomt.header import ModelHeader, model_config
 from mmseg_eomt.images.painting import check_opacity, paint
-from mmseg_eomt.images.pixels import PixelsLike, as_pixels
-from mmseg_eomt.images.short_side import resize_to_cover
+from mmseg_eomt.images.reading import PixelsLike, as_pixels
+from mmseg_eomt.images.resampling import resize_to_cover
 
 ImageLike = PixelsLike | Tensor
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from mmseg_eomt.datasets.palette import default_palette
 from mmseg_eomt.header import BACKBONE_TYPES, ModelHeader
+from mmseg_eomt.images.painting import default_palette
 
 VERSIONED_PACKAGES = ("mmseg_eomt", "torch", "timm", "mmsegmentation", "mmengine")
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from mmseg_eomt.checkpoints.class_names import ClassNames, numbered
 from mmseg_eomt.checkpoints.describe import package_versions
 from mmseg_eomt.checkpoints.sizes import infer_sizes
-from mmseg_eomt.datasets.palette import default_palette
 from mmseg_eomt.header import ModelHeader, model_config
+from mmseg_eomt.images.painting import default_palette
 from mmseg_eomt.models.backbones.architectures import resolve_architecture
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)

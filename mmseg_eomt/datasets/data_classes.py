@@ -17,7 +17,7 @@ from mmseg_eomt.datasets.data_values import (
     whole_number,
 )
 from mmseg_eomt.datasets.label_table import MAX_CLASSES
-from mmseg_eomt.datasets.palette import default_palette
+from mmseg_eomt.images.painting import default_palette
 
 _DEFAULT_IGNORE_INDEX = 255
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mmseg_eomt.deploy.metadata import DeployMetadata
 from mmseg_eomt.header import ModelHeader
-from mmseg_eomt.images.pixels import PixelsLike, as_pixels
-from mmseg_eomt.images.short_side import resize_to_cover
+from mmseg_eomt.images.reading import PixelsLike, as_pixels
+from mmseg_eomt.images.resampling import resize_to_cover
 
 Pixels = NDArray[np.uint8]
 """``[H, W, C]``, three channels as BGR: what `read_image` gives."""

@@ -20,8 +20,8 @@ from mmseg_eomt.deploy.pictures import graph_input
 from mmseg_eomt.deploy.request import default_size
 from mmseg_eomt.deploy.runners import Runner, open_runner
 from mmseg_eomt.images.painting import check_opacity, paint
-from mmseg_eomt.images.pixels import PixelsLike, as_pixels
-from mmseg_eomt.images.short_side import resize_to_cover
+from mmseg_eomt.images.reading import PixelsLike, as_pixels
+from mmseg_eomt.images.resampling import resize_to_cover
 from mmseg_eomt.images.windows import cover, wished_window
 
 Pixels = NDArray[np.uint8]

@@ -23,7 +23,8 @@ dropped. An orientation is applied to masks as well, so a pair agrees as shown.
 from __future__ import annotations
 
 import io
-from typing import Any
+import os
+from typing import Any, Union
 
 import cv2
 import numpy as np
@@ -31,8 +32,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from mmseg_eomt.errors import BadFileError
-from mmseg_eomt.images import tiff_bands
-from mmseg_eomt.images.tiff_bands import TIFF_MAGIC
+from mmseg_eomt.images import formats
+from mmseg_eomt.images.formats import SWAPS_SIDES, TIFF_MAGIC, to_bytes, turn
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 MASK_SUFFIX = ".png"
@@ -42,7 +43,6 @@ MASK_FORMATS = ("PNG", "TIFF")
 _ORIENTATION = 0x0112  # EXIF tag
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # TIFF tags of the stored size
 _TIFF_BITS, _TIFF_PLANES = 258, 284
-_SWAPS_SIDES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif")
 _PNG_MAGIC = b"\x89PNG"
 _PNG_GREY = 0  # colour type in a PNG's IHDR chunk
@@ -84,7 +84,7 @@ def read_image(path: str, *, channels: int = 3, min_pixels: int | None = None) -
     if image is None:
         # Pillow reads some files that OpenCV does not; otherwise it says what is wrong.
         return _decode_with_pillow(content, path)
-    return np.asarray(_turn(image, _orientation(content)), dtype=np.uint8)
+    return np.asarray(turn(image, _orientation(content)), dtype=np.uint8)
 
 
 def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -169,7 +169,7 @@ def image_size(path: str) -> tuple[int, int]:
                 width, height = file.tag_v2[_TIFF_WIDTH], file.tag_v2[_TIFF_HEIGHT]
             # Pillow's getexif() would decode the pixels of a PNG without EXIF.
             if (file.format != "PNG" or "exif" in file.info) and (
-                file.getexif().get(_ORIENTATION) in _SWAPS_SIDES
+                file.getexif().get(_ORIENTATION) in SWAPS_SIDES
             ):
                 return height, width
             return width, height
@@ -178,13 +178,13 @@ def image_size(path: str) -> tuple[int, int]:
     except Exception as error:
         try:
             # Pillow knows TIFFs of some layouts only.
-            width, height, orientation = tiff_bands.size_of(path)
+            width, height, orientation = formats.size_of(path)
         except Exception:  # the first error says more
             raise BadFileError(
                 f"{path}: unreadable ({error}). Replace the file, or remove it together with its "
                 "partner."
             ) from error
-        return (height, width) if orientation in _SWAPS_SIDES else (width, height)
+        return (height, width) if orientation in SWAPS_SIDES else (width, height)
 
 
 def read_bytes(path: str) -> bytes:
@@ -200,8 +200,8 @@ def _read_bands(content: bytes, path: str, channels: int) -> NDArray[np.uint8]:
     """The bands as stored, ``uint8 [H, W, channels]``."""
     try:
         if content[:4] in TIFF_MAGIC:
-            bands, orientation = tiff_bands.read_bands(content)
-            bands = _turn(bands, orientation)
+            bands, orientation = formats.read_bands(content)
+            bands = turn(bands, orientation)
         else:
             with Image.open(io.BytesIO(content)) as file:
                 picture = ImageOps.exif_transpose(file)
@@ -212,7 +212,7 @@ def _read_bands(content: bytes, path: str, channels: int) -> NDArray[np.uint8]:
                     bands = bands.astype(np.uint16)
     except Exception as error:  # Pillow and tifffile raise many kinds
         raise _unreadable(path, error) from error
-    bands = _to_bytes(bands[..., None] if bands.ndim == 2 else bands, path)
+    bands = to_bytes(bands[..., None] if bands.ndim == 2 else bands, path)
     if bands.shape[2] != channels:
         raise BadFileError(
             f"{path}: the image has {bands.shape[2]} channels, the model takes {channels} "
@@ -220,19 +220,6 @@ def _read_bands(content: bytes, path: str, channels: int) -> NDArray[np.uint8]:
             "convert the file."
         )
     return np.ascontiguousarray(bands)
-
-
-def _to_bytes(bands: NDArray[Any], path: str) -> NDArray[np.uint8]:
-    if bands.dtype == np.uint16:
-        return np.asarray(bands >> 8, dtype=np.uint8)
-    if bands.dtype == np.bool_:
-        return np.asarray(np.where(bands, 255, 0), dtype=np.uint8)
-    if bands.dtype != np.uint8:
-        raise BadFileError(
-            f"{path}: the image holds {bands.dtype}; allowed are 8 and 16 bits without sign. "
-            "Convert it."
-        )
-    return np.asarray(bands, dtype=np.uint8)
 
 
 def _decode_with_pillow(content: bytes, path: str) -> NDArray[np.uint8]:
@@ -298,12 +285,37 @@ def _orientation(content: bytes) -> int:
         return int(file.getexif().get(_ORIENTATION, 1))
 
 
-def _turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Applies an EXIF orientation (1 to 8); other values mean nothing."""
-    if orientation in _SWAPS_SIDES:
-        image = image.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return np.ascontiguousarray(image)
+PixelsLike = Union[str, "os.PathLike[str]", Image.Image, NDArray[Any]]
+
+
+def as_pixels(image: PixelsLike, *, channels: int = 3) -> NDArray[np.uint8]:
+    """An image as `read_image` gives it.
+
+    Args:
+        image: A path; a PIL image; or an array `uint8 [H, W, channels]`, of three channels in RGB
+            order, or `[H, W]` grey.
+        channels: Channels that the model takes.
+
+    Returns:
+        `uint8 [H, W, channels]`, three channels as BGR. A path and a PIL image are turned by their
+        EXIF orientation first.
+
+    Raises:
+        FileNotFoundError: If the path does not exist.
+        ValueError: If it is no such image.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(os.fspath(image), channels=channels)
+    if isinstance(image, Image.Image):
+        turned = ImageOps.exif_transpose(image)
+        image = np.asarray(turned.convert("RGB") if channels == 3 else turned)
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"image is a {type(image).__name__}: give a path, PIL image or array.")
+    if image.ndim == 2 and channels in (1, 3):
+        image = np.repeat(image[..., None], channels, axis=2)
+    if image.ndim != 3 or image.shape[2] != channels or image.dtype != np.uint8:
+        raise ValueError(
+            f"image is an array {image.dtype} {image.shape}: give uint8 [H, W, {channels}]"
+            f"{' in RGB order' if channels == 3 else ''}."
+        )
+    return image[..., ::-1] if channels == 3 else image

@@ -13,7 +13,7 @@ import yaml
 from mmengine.config import Config, ConfigDict
 
 from mmseg_eomt.datasets import load_data
-from mmseg_eomt.datasets.palette import default_palette
+from mmseg_eomt.images.painting import default_palette
 
 Describe = Callable[..., dict[str, Any]]
 

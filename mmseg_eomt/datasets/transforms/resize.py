@@ -7,7 +7,7 @@ from typing import Any
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from mmseg_eomt.images.short_side import resize_to_cover
+from mmseg_eomt.images.resampling import resize_to_cover
 
 
 @TRANSFORMS.register_module()

@@ -13,7 +13,7 @@ from mmseg.registry import HOOKS
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmseg_eomt.engine.visualization.pictures import Pixels, comparison, default_palette
+from mmseg_eomt.images.painting import Pixels, comparison, fallback_palette
 from mmseg_eomt.images.reading import as_rgb, read_image
 
 
@@ -72,7 +72,7 @@ class PredictionPictureHook(Hook):  # type: ignore[misc]
             return
         meta = getattr(runner.val_dataloader.dataset, "metainfo", {})
         classes = meta.get("classes") or self._numbered()
-        palette = meta.get("palette") or default_palette(len(classes))
+        palette = meta.get("palette") or fallback_palette(len(classes))
         sheet = comparison(self._rows, classes=classes, palette=palette, tile=self.tile)
         self._rows = []
         step = int(runner.message_hub.get_info("iter", -1)) + 1

@@ -1,4 +1,4 @@
-"""TIFF files with any number of bands, read as stored.
+"""Formats as stored: TIFF files with any number of bands, depths and turns.
 
 OpenCV multiplies bands that it takes for colours by one that it takes for alpha, and Pillow reads
 some layouts only; tifffile gives the numbers themselves.
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+
+from mmseg_eomt.errors import BadFileError
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _ORIENTATION = 274  # TIFF tag
@@ -54,3 +56,30 @@ def size_of(path: str) -> tuple[int, int, int]:
 def _orientation(page: Any) -> int:
     tag = page.tags.get(_ORIENTATION)
     return 1 if tag is None else int(tag.value)
+
+
+SWAPS_SIDES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+def to_bytes(bands: NDArray[Any], path: str) -> NDArray[np.uint8]:
+    if bands.dtype == np.uint16:
+        return np.asarray(bands >> 8, dtype=np.uint8)
+    if bands.dtype == np.bool_:
+        return np.asarray(np.where(bands, 255, 0), dtype=np.uint8)
+    if bands.dtype != np.uint8:
+        raise BadFileError(
+            f"{path}: the image holds {bands.dtype}; allowed are 8 and 16 bits without sign. "
+            "Convert it."
+        )
+    return np.asarray(bands, dtype=np.uint8)
+
+
+def turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Applies an EXIF orientation (1 to 8); other values mean nothing."""
+    if orientation in SWAPS_SIDES:
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
