@@ -20,7 +20,7 @@ from rich.table import Table
 from mmseg_eomt.datasets.data_description import load_data
 from mmseg_eomt.datasets.file_pairs import check_headers, every_nth, find_pairs
 from mmseg_eomt.datasets.label_table import IGNORED
-from mmseg_eomt.evaluation.metrics.confusion import class_scores, count_confusion
+from mmseg_eomt.evaluation.confusion import class_scores, count_confusion
 from mmseg_eomt.images.reading import read_mask
 
 

@@ -13,7 +13,7 @@ from mmseg_eomt.apis.inference import SegmentationModel
 from mmseg_eomt.datasets.data_description import DataDescription, load_data
 from mmseg_eomt.datasets.file_pairs import find_pairs
 from mmseg_eomt.datasets.label_table import IGNORED
-from mmseg_eomt.evaluation.metrics.confusion import class_scores, count_confusion
+from mmseg_eomt.evaluation.confusion import class_scores, count_confusion
 from mmseg_eomt.header import ModelHeader
 from mmseg_eomt.images.reading import read_mask
 

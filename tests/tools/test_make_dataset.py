@@ -11,7 +11,7 @@ import pytest
 from mmengine.registry import init_default_scope
 
 from mmseg_eomt.datasets import FolderSegDataset
-from mmseg_eomt.evaluation.metrics.confusion import class_scores
+from mmseg_eomt.evaluation.confusion import class_scores
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_dataset.py"
 

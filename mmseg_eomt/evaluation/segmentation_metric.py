@@ -18,14 +18,14 @@ from PIL import Image
 from prettytable import PrettyTable
 from torch import Tensor
 
-from mmseg_eomt.evaluation.metrics.boundary import count_boundary
-from mmseg_eomt.evaluation.metrics.confusion import (
+from mmseg_eomt.evaluation.confusion import (
     IOU_METRICS,
     Scores,
     class_scores,
+    count_boundary,
     count_confusion,
 )
-from mmseg_eomt.evaluation.metrics.report import gather_rows, image_row, write_report
+from mmseg_eomt.evaluation.report import gather_rows, image_row, write_report
 
 
 @METRICS.register_module()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmseg_eomt.evaluation import SegmentationMetric
-from mmseg_eomt.evaluation.metrics.boundary import boundary_width, count_boundary
+from mmseg_eomt.evaluation.confusion import boundary_width, count_boundary
 
 K = 4
 

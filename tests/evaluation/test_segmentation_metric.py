@@ -15,7 +15,7 @@ from mmseg.registry import METRICS
 from PIL import Image
 
 from mmseg_eomt.evaluation import SegmentationMetric
-from mmseg_eomt.evaluation.metrics.confusion import count_confusion
+from mmseg_eomt.evaluation.confusion import count_confusion
 
 CLASSES = ["a", "b", "c", "never"]
 

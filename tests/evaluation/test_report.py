@@ -13,9 +13,9 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 from mmseg_eomt.evaluation import SegmentationMetric
-from mmseg_eomt.evaluation.metrics.confusion import count_confusion
-from mmseg_eomt.evaluation.metrics.confusion_picture import draw_confusion
-from tests.evaluation.metrics.test_segmentation_metric import CLASSES, evaluate, samples
+from mmseg_eomt.evaluation.confusion import count_confusion
+from mmseg_eomt.evaluation.report import draw_confusion
+from tests.evaluation.test_segmentation_metric import CLASSES, evaluate, samples
 
 FILES = ["classes.csv", "confusion.csv", "confusion.png", "images.csv"]
 
