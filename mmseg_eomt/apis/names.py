@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmseg_eomt.config_files import config_path
-from mmseg_eomt.models.backbones.architectures import ARCHITECTURES
+from mmseg_eomt.models.architectures import ARCHITECTURES
 
 SUFFIX = "-eomt"
 MODEL_NAMES = tuple(f"{name}{SUFFIX}" for name in ARCHITECTURES)

@@ -8,8 +8,8 @@ import torch
 from mmengine.logging import print_log
 
 from mmseg_eomt.apis.inference import SegmentationModel
-from mmseg_eomt.models.folding import fold_weights
-from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
+from mmseg_eomt.models.joint_attention import fold_weights
 
 DTYPES = {None: torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 COMPILE = (None, "default", "max-autotune")

@@ -18,7 +18,7 @@ from mmseg_eomt.apis.run import prepare_folder, run_training
 from mmseg_eomt.apis.train import count_devices
 from mmseg_eomt.checkpoints.training import newest_intact, read_resumable
 from mmseg_eomt.config_files import project_path
-from mmseg_eomt.models.backbones.architectures import ARCHITECTURES, resolve_architecture
+from mmseg_eomt.models.architectures import ARCHITECTURES, resolve_architecture
 
 # Method -> its project, which holds a Python package of the same name.
 METHODS = {"dinov2": "dinov2_pretraining"}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmseg_eomt.checkpoints.lean import is_safetensors, read_header, read_weights
 from mmseg_eomt.header import BACKBONE_TYPES, HEADER_KEY, ModelHeader
-from mmseg_eomt.models.backbones.architectures import Architecture, resolve_architecture
+from mmseg_eomt.models.architectures import Architecture, resolve_architecture
 
 # What may differ between two models of one architecture; rules of their own deal with it.
 _NOT_ARCHITECTURE = ("patch_size", "num_joint_blocks", "timm_name", "timm_tag", "init_values")

@@ -19,9 +19,9 @@ from mmseg_eomt.apis.start_classes import ClassRow, fit_class_head
 from mmseg_eomt.checkpoints.channels import fit_channels
 from mmseg_eomt.checkpoints.describe import unwrap
 from mmseg_eomt.header import ModelHeader
-from mmseg_eomt.models.backbones.architectures import resolve_architecture
-from mmseg_eomt.models.backbones.positions import resample_matrix, resample_table
-from mmseg_eomt.models.backbones.vit import padded_size
+from mmseg_eomt.models.architectures import resolve_architecture
+from mmseg_eomt.models.positions import resample_matrix, resample_table
+from mmseg_eomt.models.vit import padded_size
 
 QUERY = "decode_head.query.weight"
 UPSCALE = "decode_head.upscale."

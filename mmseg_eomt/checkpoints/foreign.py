@@ -23,7 +23,7 @@ from mmseg_eomt.checkpoints.describe import package_versions
 from mmseg_eomt.checkpoints.sizes import infer_sizes
 from mmseg_eomt.header import ModelHeader, model_config
 from mmseg_eomt.images.painting import default_palette
-from mmseg_eomt.models.backbones.architectures import resolve_architecture
+from mmseg_eomt.models.architectures import resolve_architecture
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)

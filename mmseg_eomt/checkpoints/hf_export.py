@@ -18,13 +18,9 @@ from torch import Tensor
 
 from mmseg_eomt.checkpoints.hf_eomt import EPSILON, HEADER_FIELD, HEADS, ROPE_THETA
 from mmseg_eomt.header import ModelHeader
-from mmseg_eomt.models.backbones.architectures import (
-    GATED_ALIGNMENT,
-    Architecture,
-    resolve_architecture,
-)
-from mmseg_eomt.models.backbones.positions import resample_matrix, resample_table
-from mmseg_eomt.models.backbones.vit import padded_size
+from mmseg_eomt.models.architectures import GATED_ALIGNMENT, Architecture, resolve_architecture
+from mmseg_eomt.models.positions import resample_matrix, resample_table
+from mmseg_eomt.models.vit import padded_size
 
 _BLOCK = re.compile(r"backbone\.vit\.blocks\.(\d+)\.(.+)")
 # Ours -> transformers', inside a block.

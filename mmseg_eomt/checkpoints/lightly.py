@@ -16,7 +16,7 @@ from torch import Tensor
 from mmseg_eomt.checkpoints.class_names import names_of
 from mmseg_eomt.checkpoints.foreign import ForeignModel, positive
 from mmseg_eomt.checkpoints.meta import rename_meta
-from mmseg_eomt.models.backbones.dinov3 import ROPE_TEMPERATURE
+from mmseg_eomt.models.backbones import ROPE_TEMPERATURE
 
 WEIGHTS, SETTINGS, KIND = "train_model", "model_init_args", "model_class_path"
 _EOMT = "EoMTSemanticSegmentation"

@@ -13,11 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmseg_eomt.models.backbones.architectures import (
-    ARCHITECTURES,
-    Architecture,
-    default_num_joint_blocks,
-)
+from mmseg_eomt.models.architectures import ARCHITECTURES, Architecture, default_num_joint_blocks
 
 HEAD_DIMS = 64  # of every public DINOv2 and DINOv3 but ViT-7B, which is known by its sizes
 _BLOCK = re.compile(r"blocks\.(\d{1,6})\.")

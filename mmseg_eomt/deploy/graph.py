@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseg_eomt.deploy.metadata import DeployMetadata
-from mmseg_eomt.models.folding import fold_weights
+from mmseg_eomt.models.joint_attention import fold_weights
 
 
 class DeployGraph(nn.Module):

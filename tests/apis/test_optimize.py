@@ -10,7 +10,7 @@ import torch
 
 from mmseg_eomt import optimize_for_inference
 from mmseg_eomt.apis.inference import SegmentationModel, build_segmentor
-from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
 from tests.apis.tiny import ARCH, tiny_header
 
 SIZE = (48, 80)

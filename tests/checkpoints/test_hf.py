@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mmseg_eomt.checkpoints.hf import convert_hf, is_hf_layout
 from mmseg_eomt.checkpoints.pretrained import load_pretrained
-from mmseg_eomt.models.backbones import DINOv2, DINOv3, ViTBackbone
+from mmseg_eomt.models.backbones import DINOv2, DINOv3
+from mmseg_eomt.models.vit import ViTBackbone
 
 transformers = pytest.importorskip("transformers")
 

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mmseg_eomt.checkpoints.pretrained import load_pretrained, locate
 from mmseg_eomt.checkpoints.timm import registered_source
-from mmseg_eomt.models.backbones import ARCHITECTURES, DINOv2, DINOv3, TimmViT, ViTBackbone
+from mmseg_eomt.models.architectures import ARCHITECTURES
+from mmseg_eomt.models.backbones import DINOv2, DINOv3, TimmViT
+from mmseg_eomt.models.vit import ViTBackbone
 
 V2 = {"embed_dims": 32, "depth": 2, "num_heads": 2, "patch_size": 14}
 V3 = {"embed_dims": 32, "depth": 2, "num_heads": 2, "patch_size": 16}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
 
 HEAD = {"query": "query", "class_head": "class_predictor"}
 NUM_CLASSES, NUM_QUERIES, POINTS = 6, 7, 128

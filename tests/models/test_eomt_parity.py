@@ -11,7 +11,7 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmseg_eomt.models.losses.matcher import matching_points
+from mmseg_eomt.models.matcher import matching_points
 from tests.models.hf_eomt import JOINT, NUM_CLASSES, NUM_QUERIES, POINTS, SIZE, make_pair
 
 FAMILIES = ("dinov2", "dinov3")

@@ -56,8 +56,8 @@ def our_step(
     args: argparse.Namespace, predictions: list[tuple[Tensor, Tensor]], labels: Tensor
 ) -> Callable[[int], Tensor]:
     """A function that computes our loss for a step number."""
-    from mmseg_eomt.models.layers.step_random import StepRandom
-    from mmseg_eomt.models.losses import MaskClassificationLoss
+    from mmseg_eomt.models.mask_loss import MaskClassificationLoss
+    from mmseg_eomt.models.step import StepRandom
 
     criterion = MaskClassificationLoss(args.classes, num_points=args.points).to(args.device)
 

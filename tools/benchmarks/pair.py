@@ -12,7 +12,7 @@ import torch
 from common import import_models
 from torch import Tensor, nn
 
-from mmseg_eomt.models.backbones.architectures import Architecture, resolve_architecture
+from mmseg_eomt.models.architectures import Architecture, resolve_architecture
 
 TINY = {"embed_dims": 32, "depth": 4, "num_heads": 4, "patch_size": 16}
 
@@ -96,7 +96,7 @@ def make_ours(
 ) -> nn.Module:
     """Our model of the same sizes, with further options of its parts."""
     import_models()
-    from mmseg_eomt.models.segmentors import EoMTSegmentor
+    from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
 
     return EoMTSegmentor(
         backbone={

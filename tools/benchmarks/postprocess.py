@@ -67,8 +67,7 @@ def our_way(
     masks: Tensor, classes: Tensor, starts: Any, window: Any, canvas: Any, size: Any
 ) -> Any:
     """As the segmentor does it."""
-    from mmseg_eomt.models.segmentors.canvas import View
-    from mmseg_eomt.models.segmentors.scores import label_map
+    from mmseg_eomt.models.window_scores import View, label_map
 
     def run(_: int) -> Tensor:
         probabilities = classes.float().softmax(-1)[..., :-1].transpose(1, 2)

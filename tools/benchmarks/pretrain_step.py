@@ -54,7 +54,7 @@ class ReferenceNetwork(nn.Module):
         super().__init__()
         from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-        from mmseg_eomt.models.backbones.architectures import resolve_architecture
+        from mmseg_eomt.models.architectures import resolve_architecture
 
         sizes = resolve_architecture("dinov2", our_arch(args))
         config = Dinov2WithRegistersConfig(

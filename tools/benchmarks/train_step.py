@@ -125,7 +125,7 @@ def compile_model(name: str, model: Any) -> None:
         for layer in model.layers:
             layer.compile()
         return
-    from mmseg_eomt.models.compile import compile_blocks
+    from mmseg_eomt.models.eomt_segmentor import compile_blocks
 
     compile_blocks(model)
 

@@ -25,8 +25,8 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mmseg_eomt.images.windows import cover, wished_window
-from mmseg_eomt.models.segmentors.eomt import checked_test_cfg
-from mmseg_eomt.models.segmentors.scores import label_map_of_scores
+from mmseg_eomt.models.eomt_segmentor import checked_test_cfg
+from mmseg_eomt.models.window_scores import label_map_of_scores
 
 MODEL_TYPE = "eomt"
 

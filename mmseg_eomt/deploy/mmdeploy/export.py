@@ -20,7 +20,7 @@ from mmdeploy.utils import (
 from torch.jit._trace import TracerWarning
 
 from mmseg_eomt.deploy.precision import convert_precision
-from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
 from mmseg_eomt.safe_write import replaced
 
 PRECISIONS = ("fp32", "fp16")

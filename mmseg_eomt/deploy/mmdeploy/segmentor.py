@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @FUNCTION_REWRITER.register_rewriter(
-    "mmseg_eomt.models.segmentors.eomt.EoMTSegmentor.forward", ir=IR.ONNX
+    "mmseg_eomt.models.eomt_segmentor.EoMTSegmentor.forward", ir=IR.ONNX
 )
 def eomt_segmentor__forward(
     self: Any, inputs: Tensor, data_samples: Any = None, mode: str = "predict", **kwargs: Any
@@ -39,7 +39,7 @@ def eomt_segmentor__forward(
 
 
 @FUNCTION_REWRITER.register_rewriter(
-    "mmseg_eomt.models.segmentors.eomt.EoMTSegmentor.predict", ir=IR.ONNX
+    "mmseg_eomt.models.eomt_segmentor.EoMTSegmentor.predict", ir=IR.ONNX
 )
 def eomt_segmentor__predict(self: Any, inputs: Tensor, data_samples: Any = None) -> Tensor:
     """Scores ``float32 [B, K, H, W]`` of ``inputs [B, C, H, W]``, each seen as one window."""

@@ -35,8 +35,7 @@ from mmseg_eomt.deploy.mmdeploy.model_config import model_of_checkpoint
 from mmseg_eomt.deploy.mmdeploy.sdk_steps import sdk_steps
 from mmseg_eomt.images.reading import as_rgb, read_image
 from mmseg_eomt.images.windows import cover, wished_window
-from mmseg_eomt.models.segmentors import EoMTSegmentor
-from mmseg_eomt.models.segmentors.eomt import checked_test_cfg
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor, checked_test_cfg
 
 
 @MMSEG_TASK.register_module(Task.SEGMENTATION.value, force=True)

@@ -19,8 +19,7 @@ from mmseg_eomt.engine.runner.accumulation_loop import AccumulationTrainLoop
 from mmseg_eomt.engine.runner.process_group import start_without_cuda
 from mmseg_eomt.engine.runner.sharded_runner import ShardedRunner
 from mmseg_eomt.engine.sharding.units import is_sharded, run_units
-from mmseg_eomt.models.compile import compile_blocks
-from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor, compile_blocks
 
 SCALE_RULES = ("sqrt", "linear", "none")
 

@@ -12,7 +12,7 @@ from mmseg_eomt.engine.optimizers import resolve_precision
 from mmseg_eomt.engine.runner.resumable_runner import ResumableRunner
 from mmseg_eomt.engine.sharding.deferred import DeferredWeights, deferred_weights
 from mmseg_eomt.engine.sharding.units import gather, is_sharded, scatter, shard_segmentor
-from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
 
 STRATEGIES = ("DDP", "FSDP2")
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
 
 _FLOAT = 4
 _ADAMW = 8

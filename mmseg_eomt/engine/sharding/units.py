@@ -21,7 +21,7 @@ from torch.distributed.fsdp import (
 
 from mmseg_eomt.checkpoints.shards import fill_shard
 from mmseg_eomt.engine.sharding.deferred import DeferredWeights
-from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
 
 
 def is_sharded(model: Any) -> bool:

@@ -17,7 +17,8 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmseg_eomt.models.layers import mask_logits, run_joint_block
+from mmseg_eomt.models.joint_attention import run_joint_block
+from mmseg_eomt.models.upscale import mask_logits
 
 # Memory that nobody has written to yet, in which anything may stand.
 _UNWRITTEN = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "resize_")

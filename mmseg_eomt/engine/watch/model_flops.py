@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmseg_eomt.models.layers.lean import plain_layers
+from mmseg_eomt.models.recompute import plain_layers
 
 
 def training_flops(

@@ -13,7 +13,7 @@ from mmseg_eomt.engine.watch.memory_use import memory_use
 from mmseg_eomt.engine.watch.model_flops import gradients_of, training_flops
 from mmseg_eomt.engine.watch.peak_flops import peak_of
 from mmseg_eomt.engine.watch.step_clock import StepClock
-from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
 
 TERA = 1e12
 

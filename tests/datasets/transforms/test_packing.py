@@ -8,8 +8,8 @@ import torch
 from mmseg.datasets.transforms import PackSegInputs
 
 from mmseg_eomt.datasets.transforms import PackByteInputs
-from mmseg_eomt.models.layers.step_random import StepRandom
-from mmseg_eomt.models.losses import MaskClassificationLoss
+from mmseg_eomt.models.mask_loss import MaskClassificationLoss
+from mmseg_eomt.models.step import StepRandom
 
 
 def sample(dtype: type) -> dict[str, object]:

@@ -13,8 +13,8 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from dinov2_pretraining.models.stochastic_depth import run_block_on_some
-from mmseg_eomt.models.backbones import ViTBackbone
-from mmseg_eomt.models.layers.recompute import recomputed
+from mmseg_eomt.models.recompute import recomputed
+from mmseg_eomt.models.vit import ViTBackbone
 
 
 class MaskedViT(nn.Module):

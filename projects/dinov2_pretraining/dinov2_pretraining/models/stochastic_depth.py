@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmseg_eomt.models.layers.joint_block import block_mlp, joint_attention, layer_scales
+from mmseg_eomt.models.joint_attention import block_mlp, joint_attention, layer_scales
 
 
 def run_block_on_some(

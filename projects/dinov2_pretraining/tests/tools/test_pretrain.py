@@ -27,7 +27,7 @@ from mmseg_eomt.apis.pretraining import (
     resolve_pretraining,
 )
 from mmseg_eomt.checkpoints.lean import read_training_checkpoint
-from mmseg_eomt.models.backbones.architectures import ARCHITECTURES
+from mmseg_eomt.models.architectures import ARCHITECTURES
 
 PRETRAIN: Any = runpy.run_path(str(CONFIGS.parent / "tools" / "pretrain.py"))
 CALL: dict[str, Any] = {
