@@ -11,8 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mmseg_eomt.datasets.check import check_dataset, html_report, text_report
-from mmseg_eomt.datasets.check.output_files import refuse_inside_dataset
-from mmseg_eomt.datasets.check.sources import read_source
+from mmseg_eomt.datasets.check.check import read_source, refuse_inside_dataset
 from mmseg_eomt.errors import run_tool
 
 

@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 
 from mmseg_eomt.datasets.check.findings import ERROR, Finding
 from mmseg_eomt.datasets.check.quick_check import quick_check
-from mmseg_eomt.datasets.check.text_report import finding_lines
+from mmseg_eomt.datasets.check.report import finding_lines
 from mmseg_eomt.datasets.data_description import load_data
 
 _FULL = "tools/check_dataset.py reads every file."

@@ -22,7 +22,7 @@ from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
 from mmseg_eomt.datasets.label_table import IGNORED
-from mmseg_eomt.datasets.step_sampler import SampleIndex
+from mmseg_eomt.datasets.samplers import SampleIndex
 from mmseg_eomt.errors import BadFileError
 
 _PLACES = 257  # the main process and up to 256 workers

@@ -13,8 +13,8 @@ from mmengine.hooks import Hook
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmseg_eomt.datasets.step_sampler import StepSampler
-from mmseg_eomt.datasets.transforms.seed import SeedSample
+from mmseg_eomt.datasets.samplers import StepSampler
+from mmseg_eomt.datasets.transforms.loading import SeedSample
 from mmseg_eomt.engine.runner import SegmentationRunner
 from tests.engine.engine_toys import ToyData, ToySegmentor, loader, runner
 

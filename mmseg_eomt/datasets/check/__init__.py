@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from mmseg_eomt.datasets.check.check import check_dataset
 from mmseg_eomt.datasets.check.findings import DatasetReport, FileNote, Finding, SplitNumbers
-from mmseg_eomt.datasets.check.html_report import html_report
-from mmseg_eomt.datasets.check.text_report import text_report
+from mmseg_eomt.datasets.check.report import html_report, text_report
 
 __all__ = [
     "DatasetReport",

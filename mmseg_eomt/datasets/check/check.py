@@ -1,4 +1,4 @@
-"""Reads every file of a folder dataset and says what is wrong with it."""
+"""Reads all of a dataset and reports what is wrong; changes nothing in it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmseg_eomt.datasets.check.file_lists import list_pairs
 from mmseg_eomt.datasets.check.findings import ERROR, NOTE, DatasetReport, Finding
 from mmseg_eomt.datasets.check.likely_mistakes import likely_mistakes
-from mmseg_eomt.datasets.check.mask_values import ValueClasses
 from mmseg_eomt.datasets.check.pair_facts import PairFacts, read_pair
-from mmseg_eomt.datasets.check.sources import read_source
 from mmseg_eomt.datasets.check.split_rules import across_splits, duplicates, split_findings
-from mmseg_eomt.datasets.check.split_tally import SplitTally
+from mmseg_eomt.datasets.check.split_tally import SplitTally, ValueClasses
 from mmseg_eomt.datasets.data_description import DataDescription, load_data
 from mmseg_eomt.datasets.file_pairs import FilePair, every_nth
 
@@ -172,3 +171,87 @@ class _Bar:
         """One pair more."""
         if self._bar is not None:
             self._bar.update(self._task, advance=1, description=split)
+
+
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+def read_source(source: Mapping[str, Any] | str | Path) -> tuple[Any, tuple[int, int] | None, int]:
+    """What `load_data` reads, and crop and channels if the source is a config.
+
+    Args:
+        source (dict | str | Path): A description, its YAML or JSON file, or a config (.py).
+
+    Returns:
+        tuple: The description, the crop (height, width) or None, and the channels of images.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+        ValueError: If the config reads no folders of one's own.
+    """
+    if isinstance(source, Mapping) or Path(source).suffix.lower() != ".py":
+        return source, None, 3
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"{source}: no such config file.")
+    cfg = Config.fromfile(str(source))
+    datasets = [cfg[name].dataset for name in _LOADERS if cfg.get(name)]
+    folder_datasets = [d for d in datasets if d.get("type") == "FolderSegDataset"]
+    if not folder_datasets:
+        kinds = ", ".join(sorted({str(d.get("type")) for d in datasets})) or "no dataset"
+        raise ValueError(
+            f"{source}: reads {kinds}; only folders of images and masks (FolderSegDataset) can be "
+            "checked. Describe yours in a data file and check that."
+        )
+    data = next((d.data for d in folder_datasets if d.get("data")), None)
+    if data is None:
+        raise ValueError(
+            f"{source}: has no data; it is given with --data when training. Check that data file."
+        )
+    backbone = (cfg.get("model") or {}).get("backbone") or {}
+    return data, crop_of(cfg), int(backbone.get("in_channels", 3))
+
+
+def crop_of(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The training crop (height, width) of a config."""
+    loader = cfg.get("train_dataloader")
+    for step in _steps(loader["dataset"].get("pipeline", ())) if loader else ():
+        size = step.get("crop_size") or (
+            step.get("size") if step.get("type") == "ScaleJitterCrop" else None
+        )
+        if isinstance(size, int):
+            return size, size
+        if size is not None:
+            return int(size[0]), int(size[1])
+    return None
+
+
+def _steps(pipeline: Any) -> Iterator[Mapping[str, Any]]:
+    for step in pipeline:
+        if isinstance(step, Mapping):
+            yield step
+
+
+def refuse_inside_dataset(path: str | Path, data: Mapping[str, Any] | str | Path) -> None:
+    """Refuses a report inside a folder of the dataset, or over its description.
+
+    Raises:
+        ValueError: If ``path`` is such a place.
+        FileNotFoundError: If its folder does not exist.
+    """
+    target = Path(path).resolve()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {target.parent}. Make it first.")
+    if not isinstance(data, Mapping) and target == Path(data).resolve():
+        raise ValueError(f"{path}: is what is checked; give another name for the report.")
+    try:
+        description = load_data(read_source(data)[0], check_splits=[])
+    except (ValueError, OSError):
+        return  # the check itself will say what is wrong with it
+    for folders in description.splits.values():
+        for pair in folders:
+            for folder in (pair.images, pair.masks):
+                if target.is_relative_to(folder.resolve()):
+                    raise ValueError(
+                        f"{path}: lies in {folder}, a folder of the dataset, which a check never "
+                        "writes to. Give another place."
+                    )

@@ -18,8 +18,7 @@ from mmseg_eomt.datasets.check.findings import (
     counted,
     shorten,
 )
-from mmseg_eomt.datasets.data_description import ImageMaskFolders
-from mmseg_eomt.datasets.file_pairs import FilePair, find_pairs
+from mmseg_eomt.datasets.file_pairs import FilePair, ImageMaskFolders, find_pairs
 from mmseg_eomt.images.reading import IMAGE_SUFFIXES, MASK_SUFFIXES
 
 _STEM = "{stem}"

@@ -7,8 +7,7 @@ import itertools
 from collections.abc import Sequence
 
 from mmseg_eomt.datasets.check.findings import ERROR, WARNING, Finding, shorten
-from mmseg_eomt.datasets.check.mask_values import UNKNOWN
-from mmseg_eomt.datasets.check.split_tally import SplitTally
+from mmseg_eomt.datasets.check.split_tally import UNKNOWN, SplitTally
 from mmseg_eomt.datasets.data_description import DataDescription
 
 _MANY = 64  # unknown values of a picture or of smoothed masks, not of a forgotten class

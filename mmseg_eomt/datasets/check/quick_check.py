@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from mmseg_eomt.datasets.check.file_lists import list_pairs
 from mmseg_eomt.datasets.check.findings import ERROR, WARNING, FileNote, Finding, counted
 from mmseg_eomt.datasets.check.likely_mistakes import likely_mistakes
-from mmseg_eomt.datasets.check.mask_values import ValueClasses
 from mmseg_eomt.datasets.check.pair_facts import read_mask_only
 from mmseg_eomt.datasets.check.split_rules import unlabelled_share
-from mmseg_eomt.datasets.check.split_tally import SplitTally
+from mmseg_eomt.datasets.check.split_tally import SplitTally, ValueClasses
 from mmseg_eomt.datasets.data_description import DataDescription
 from mmseg_eomt.datasets.file_pairs import FilePair, every_nth
 

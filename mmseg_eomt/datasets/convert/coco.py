@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseg_eomt.datasets.convert.inputs import read_json, with_background
+from mmseg_eomt.datasets.convert.annotations import (
+    polygon_mask,
+    read_json,
+    run_length_mask,
+    with_background,
+)
 from mmseg_eomt.datasets.convert.output import IGNORE_VALUE, Report, Sample, Split, write_dataset
-from mmseg_eomt.datasets.convert.shapes import polygon_mask, run_length_mask
 from mmseg_eomt.datasets.label_table import MAX_CLASSES
 
 CROWD_RULES = ("class", "ignore", "skip")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mmseg.datasets import ADE20KDataset, CityscapesDataset, COCOStuffDataset, PascalVOCDataset
 
-from mmseg_eomt.datasets.convert.inputs import files_by_stem, images_by_stem
+from mmseg_eomt.datasets.convert.annotations import files_by_stem, images_by_stem
 from mmseg_eomt.datasets.convert.output import (
     Report,
     link,

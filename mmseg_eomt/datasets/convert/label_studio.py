@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmseg_eomt.datasets.convert.inputs import (
+from mmseg_eomt.datasets.convert.annotations import (
     files_by_stem,
     images_by_stem,
     number_names,

@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmseg_eomt.datasets.convert.inputs import (
+from mmseg_eomt.datasets.convert.annotations import (
+    circle_mask,
     files_by_stem,
     image_of_stem,
     images_by_stem,
     number_names,
+    polygon_mask,
     read_json,
 )
 from mmseg_eomt.datasets.convert.output import IGNORE_VALUE, Report, Sample, Split, write_dataset
-from mmseg_eomt.datasets.convert.shapes import circle_mask, polygon_mask
 
 # Names with a meaning of their own in labelme's label files.
 _IGNORE, _BACKGROUND = "__ignore__", "_background_"

@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from mmseg_eomt.datasets.convert.inputs import images_by_stem
+from mmseg_eomt.datasets.convert.annotations import images_by_stem
 from mmseg_eomt.datasets.data_description import load_data
 from mmseg_eomt.images.reading import image_size
 

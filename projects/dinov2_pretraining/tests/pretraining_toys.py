@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 import dinov2_pretraining  # noqa: F401  (registers)
 from dinov2_pretraining.models import DINOv2Pretraining
-from mmseg_eomt.datasets.step_sampler import SampleIndex, StepSampler
+from mmseg_eomt.datasets.samplers import SampleIndex, StepSampler
 from mmseg_eomt.engine.runner import SegmentationRunner
 
 CONFIGS = Path(__file__).parents[1] / "configs"

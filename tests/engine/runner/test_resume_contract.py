@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmseg_eomt.datasets.step_sampler import StepSampler
+from mmseg_eomt.datasets.samplers import StepSampler
 from mmseg_eomt.engine.runner.resume_contract import check_contract, fingerprint
 from tests.engine.engine_toys import ToyData, ToySegmentor
 from tests.engine.exact import AugmentedData, exact_runner

@@ -11,7 +11,7 @@ from mmengine.registry import FUNCTIONS
 from torch import Tensor
 
 from dinov2_pretraining.data.block_masks import masks_of_batch
-from mmseg_eomt.datasets.step_sampler import SampleIndex
+from mmseg_eomt.datasets.samplers import SampleIndex
 
 _MASKS = 0x6D61736B  # keeps the masks' random numbers apart from those of the augmentation
 

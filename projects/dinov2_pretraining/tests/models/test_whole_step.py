@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmseg_eomt.checkpoints.describe import unwrap
-from mmseg_eomt.datasets.step_sampler import StepSampler
+from mmseg_eomt.datasets.samplers import StepSampler
 
 IBOT_HEAD = {"hidden_channels": 20, "bottleneck_channels": 8, "num_prototypes": 24}
 CASES = [("softmax", None), ("sinkhorn", None), ("softmax", IBOT_HEAD)]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseg_eomt.datasets.transforms.color_jitter import (
+from mmseg_eomt.datasets.transforms.color import (
     adjust_brightness,
     adjust_contrast,
     adjust_saturation,

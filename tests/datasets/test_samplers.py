@@ -62,7 +62,7 @@ def test_global_batch_holds_the_same_samples_on_any_number_of_processes(
     alone = take(StepSampler(range(7), seed=0), 24)
     ranks = []
     for rank in range(2):
-        monkeypatch.setattr("mmseg_eomt.datasets.step_sampler.get_dist_info", lambda r=rank: (r, 2))
+        monkeypatch.setattr("mmseg_eomt.datasets.samplers.get_dist_info", lambda r=rank: (r, 2))
         ranks.append(take(StepSampler(range(7), seed=0), 12))
     shared = [index for pair in zip(*ranks, strict=True) for index in pair]
     assert shared == alone
@@ -140,7 +140,7 @@ def test_processes_together_read_what_one_would(
     dataset: Any = FolderSegDataset(describe(), pipeline=PIPELINE)
 
     def images(rank: int, world: int, count: int) -> list[np.ndarray]:
-        place = "mmseg_eomt.datasets.step_sampler.get_dist_info"
+        place = "mmseg_eomt.datasets.samplers.get_dist_info"
         monkeypatch.setattr(place, lambda: (rank, world))
         sampler = StepSampler(dataset, seed=1)
         loader = DataLoader(

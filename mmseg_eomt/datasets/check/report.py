@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: pictures inside, no script, no network."""
+"""The findings of a check as text and as one HTML page."""
 
 from __future__ import annotations
 
@@ -10,13 +10,89 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseg_eomt.datasets.check.findings import SEVERITIES, DatasetReport, SplitNumbers, counted
-from mmseg_eomt.datasets.check.mask_values import UNKNOWN, ValueClasses
+from mmseg_eomt.datasets.check.findings import (
+    SEVERITIES,
+    DatasetReport,
+    Finding,
+    SplitNumbers,
+    counted,
+    shorten,
+)
+from mmseg_eomt.datasets.check.split_tally import UNKNOWN, ValueClasses
 from mmseg_eomt.datasets.data_description import DataDescription, load_data
 from mmseg_eomt.datasets.label_table import IGNORED
 from mmseg_eomt.images.reading import as_rgb, read_image, read_mask
 
-_SHOWN = 50  # files of a finding
+_SHOWN = 5  # files of a finding
+
+
+def text_report(report: DatasetReport, *, max_files: int = _SHOWN) -> str:
+    """Findings with file names, then the numbers of each split.
+
+    Args:
+        report (DatasetReport): What was found.
+        max_files (int): Files named of each finding; JSON names all. Defaults to 5.
+
+    Returns:
+        str: Lines.
+    """
+    lines = [f"{report.source}: " + ", ".join(_counts(report))]
+    for finding in report.findings:
+        lines.append("")
+        lines += finding_lines(finding, max_files)
+    for name, split in report.splits.items():
+        lines.append("")
+        lines += _split_lines(name, split, report)
+    return "\n".join(lines)
+
+
+def finding_lines(finding: Finding, max_files: int = _SHOWN) -> list[str]:
+    """A finding and the first of its files."""
+    place = f" {finding.split}:" if finding.split else ""
+    lines = [f"{finding.severity.upper()}{place} {finding.message} [{finding.code}]"]
+    for note in finding.files[:max_files]:
+        lines.append(f"    {note.path}" + (f": {note.detail}" if note.detail else ""))
+    if len(finding.files) > max_files:
+        lines.append(f"    ... and {len(finding.files) - max_files} more")
+    return lines
+
+
+def _counts(report: DatasetReport) -> list[str]:
+    images = sum(split.pairs for split in report.splits.values())
+    parts = [counted(images, "pair of image and mask", "pairs of image and mask")]
+    return parts + [counted(len(report.of(severity)), severity) for severity in SEVERITIES]
+
+
+def _split_lines(name: str, split: SplitNumbers, report: DatasetReport) -> list[str]:
+    sizes = sorted(split.sizes.items(), key=lambda item: (-item[1], item[0]))
+    shown = shorten([f"{w}x{h} ({n})" for (w, h), n in sizes], 4) or "none"
+    lines = [f"{name}: {counted(split.pairs, 'pair')}, sizes {shown}"]
+    rows = [
+        (f"{class_id} {class_name}", pixels, images)
+        for class_id, class_name, pixels, images in zip(
+            report.class_ids,
+            report.classes,
+            split.class_pixels,
+            split.class_images,
+            strict=True,
+        )
+    ]
+    width = max([len(row[0]) for row in rows] + [len("unlabelled")])
+    total = sum(split.class_pixels) + split.ignored_pixels + split.unknown_pixels
+    if total:
+        lines.append(f"  {'class':<{width}}  {'pixels':>14}  {'share':>7}  {'images':>7}")
+        for label, pixels, images in rows:
+            lines.append(f"  {label:<{width}}  {pixels:>14,}  {pixels / total:>7.2%}  {images:>7}")
+        for label, pixels in (
+            ("unlabelled", split.ignored_pixels),
+            ("unknown", split.unknown_pixels),
+        ):
+            if pixels:
+                lines.append(f"  {label:<{width}}  {pixels:>14,}  {pixels / total:>7.2%}")
+    return lines
+
+
+_SHOWN_IN_HTML = 50  # files of a finding
 _PICTURE_SIDE = 320  # pixels
 _UNKNOWN_COLOR = (255, 0, 255)
 _STYLE = """
@@ -91,10 +167,10 @@ def _files(files: Any) -> str:
         return ""
     items = [
         f"<li>{escape(note.path)}" + (f": {escape(note.detail)}" if note.detail else "") + "</li>"
-        for note in files[:_SHOWN]
+        for note in files[:_SHOWN_IN_HTML]
     ]
-    if len(files) > _SHOWN:
-        items.append(f"<li>... and {len(files) - _SHOWN} more (--json names all)</li>")
+    if len(files) > _SHOWN_IN_HTML:
+        items.append(f"<li>... and {len(files) - _SHOWN_IN_HTML} more (--json names all)</li>")
     opened = " open" if len(files) <= 5 else ""
     return (
         f"<details{opened}><summary>{counted(len(files), 'file')}</summary>"

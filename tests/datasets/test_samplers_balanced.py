@@ -16,8 +16,7 @@ from mmseg.registry import DATA_SAMPLERS
 from PIL import Image
 
 from mmseg_eomt.datasets import BalancedStepSampler, FolderSegDataset, SampleIndex
-from mmseg_eomt.datasets.balanced_sampler import class_balanced_draws, repeat_factors
-from mmseg_eomt.datasets.class_presence import class_presence
+from mmseg_eomt.datasets.samplers import class_balanced_draws, class_presence, repeat_factors
 
 PIPELINE = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}]
 # Class 0 on all twenty images, 1 on two, 2 on one; the last has no label at all.
@@ -123,9 +122,11 @@ def test_resume_and_world_size_are_exact(
     rest = take(resumed, 67)
     assert rest == whole[53:]
     assert [index.position for index in rest] == list(range(53, 120))
+    presence = class_presence(dataset)  # what all processes together find
+    monkeypatch.setattr("mmseg_eomt.datasets.samplers.class_presence", lambda _: presence)
     ranks = []
     for rank in range(3):
-        monkeypatch.setattr("mmseg_eomt.datasets.step_sampler.get_dist_info", lambda r=rank: (r, 3))
+        monkeypatch.setattr("mmseg_eomt.datasets.samplers.get_dist_info", lambda r=rank: (r, 3))
         ranks.append(take(BalancedStepSampler(dataset, threshold=0.4, seed=0), 40))
     assert [index for step in zip(*ranks, strict=True) for index in step] == whole
     assert take(BalancedStepSampler(dataset, threshold=0.4, seed=1), 120) != whole

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from mmseg_eomt.datasets.transforms import color_jitter
-from mmseg_eomt.datasets.transforms.color_jitter import EoMTColorJitter
+from mmseg_eomt.datasets.transforms import ChannelDrop, color
+from mmseg_eomt.datasets.transforms.color import EoMTColorJitter
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
@@ -20,7 +20,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 def test_operations_equal_torchvision_to_rounding(name: str, amount: float) -> None:
     strength = {"brightness": 32 / 255, "contrast": 0.5, "saturation": 0.5, "hue": 18 / 360}[name]
     value = amount * strength + (name != "hue")
-    ours: Callable[..., np.ndarray] = getattr(color_jitter, f"adjust_{name}")
+    ours: Callable[..., np.ndarray] = getattr(color, f"adjust_{name}")
     theirs = getattr(reference, f"adjust_{name}")
     # In float, since torchvision cuts bytes off instead of rounding them.
     rgb = torch.from_numpy(IMAGE[..., ::-1].transpose(2, 0, 1).astype(np.float32) / 255)
@@ -41,7 +41,7 @@ def test_each_operation_is_drawn_by_itself(monkeypatch: pytest.MonkeyPatch) -> N
             amounts.setdefault(name, []).append(value)
             return image
 
-        monkeypatch.setattr(color_jitter, f"adjust_{name}", record)
+        monkeypatch.setattr(color, f"adjust_{name}", record)
     np.random.seed(0)
     jitter, orders, rounds = EoMTColorJitter(), [], 4000
     for _ in range(rounds):
@@ -82,3 +82,34 @@ def test_images_without_three_channels_are_left_alone() -> None:
 def test_wrong_strength_is_an_error(option: str) -> None:
     with pytest.raises(ValueError, match=f"{option} is 1.5; allowed are 0 to"):
         EoMTColorJitter(**{option: 1.5})
+
+
+def test_some_channels_are_filled_and_the_rest_untouched() -> None:
+    np.random.seed(0)
+    image = np.random.randint(1, 200, (6, 7, 4)).astype(np.uint8)
+    counts = []
+    for _ in range(300):
+        result = ChannelDrop(max_dropped=9, prob=0.8, fill=255)({"img": image})["img"]
+        dropped = [c for c in range(4) if (result[..., c] == 255).all()]
+        kept = [c for c in range(4) if c not in dropped]
+        assert np.array_equal(result[..., kept], image[..., kept])
+        counts.append(len(dropped))
+    assert image.max() < 255  # the original is untouched
+    shares = np.bincount(counts, minlength=5) / 300
+    assert shares[4] == 0
+    assert np.abs(shares[:4] - [0.2, 0.8 / 3, 0.8 / 3, 0.8 / 3]).max() < 0.09
+
+
+def test_a_single_channel_stays() -> None:
+    image = np.ones((3, 3, 1), np.uint8)
+    assert ChannelDrop(prob=1.0)({"img": image})["img"].all()
+
+
+def test_wrong_options_are_named() -> None:
+    for options, message in (
+        ({"max_dropped": 0}, "max_dropped is 0; allowed"),
+        ({"prob": 2.0}, "prob is 2.0; allowed"),
+        ({"fill": 256}, "fill is 256; allowed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ChannelDrop(**options)

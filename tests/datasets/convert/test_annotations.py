@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from mmseg_eomt.datasets.convert.shapes import circle_mask, polygon_mask, run_length_mask
+from mmseg_eomt.datasets.convert.annotations import circle_mask, polygon_mask, run_length_mask
 
 coco = pytest.importorskip("pycocotools.mask")
 
