@@ -56,7 +56,7 @@ ORDERS = {
     "engine": "import mmseg_eomt.engine" + BUILDS,
     "evaluation": "import mmseg_eomt.evaluation" + BUILDS,
     "models": "import mmseg_eomt.models" + BUILDS,
-    "checkpoints": "import mmseg_eomt.checkpoints.lean" + BUILDS,
+    "checkpoints": "import mmseg_eomt.checkpoints.weights_file" + BUILDS,
 }
 LIGHT = {
     "the package": "import mmseg_eomt; mmseg_eomt.__version__; dir(mmseg_eomt)",

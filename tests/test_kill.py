@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmseg_eomt.checkpoints.sealed import verify
-from mmseg_eomt.checkpoints.training import checkpoints_of, newest_intact
+from mmseg_eomt.checkpoints.run_folder import checkpoints_of, newest_intact
+from mmseg_eomt.checkpoints.torch_file import verify
 from tests.engine.exact import compare
 from tests.kill_trainer import STEPS, train_to_the_end
 

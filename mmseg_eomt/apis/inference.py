@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from mmseg_eomt.checkpoints.lean import load_state, read_weights
+from mmseg_eomt.checkpoints.weights_file import load_state, read_weights
 from mmseg_eomt.header import ModelHeader, model_config
 from mmseg_eomt.images.painting import check_opacity, paint
 from mmseg_eomt.images.reading import PixelsLike, as_pixels

@@ -16,7 +16,7 @@ from mmseg_eomt.apis.launch import launch_training
 from mmseg_eomt.apis.names import nearest
 from mmseg_eomt.apis.run import prepare_folder, run_training
 from mmseg_eomt.apis.train import count_devices
-from mmseg_eomt.checkpoints.training import newest_intact, read_resumable
+from mmseg_eomt.checkpoints.run_folder import newest_intact, read_resumable
 from mmseg_eomt.config_files import project_path
 from mmseg_eomt.models.architectures import ARCHITECTURES, resolve_architecture
 

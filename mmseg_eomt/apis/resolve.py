@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
-from mmseg_eomt.checkpoints.lean import read_header
+from mmseg_eomt.checkpoints.weights_file import read_header
 from mmseg_eomt.datasets.data_description import load_data
 from mmseg_eomt.engine.runner.batch_plan import BatchPlan, plan_batches
 from mmseg_eomt.header import ModelHeader

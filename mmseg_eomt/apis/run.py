@@ -24,18 +24,18 @@ from mmseg_eomt.apis.restart import restarts
 from mmseg_eomt.apis.start_from import check_checkpoint, set_checkpoint
 from mmseg_eomt.apis.worker_crash import naming_files
 from mmseg_eomt.checkpoints.describe import test_size_of
-from mmseg_eomt.checkpoints.lean import (
-    is_safetensors,
-    load_state,
-    read_header,
-    read_training_checkpoint,
-    read_weights,
-)
-from mmseg_eomt.checkpoints.training import (
+from mmseg_eomt.checkpoints.run_folder import (
     checkpoints_of,
     newest_intact,
     read_resumable,
     remove_checkpoint,
+)
+from mmseg_eomt.checkpoints.torch_file import read_training_checkpoint
+from mmseg_eomt.checkpoints.weights_file import (
+    is_safetensors,
+    load_state,
+    read_header,
+    read_weights,
 )
 from mmseg_eomt.engine.hooks.export_weights_hook import ExportWeightsHook
 from mmseg_eomt.header import HEADER_KEY, ModelHeader

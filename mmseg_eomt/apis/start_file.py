@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmseg_eomt.checkpoints.lean import is_safetensors, read_header, read_weights
+from mmseg_eomt.checkpoints.weights_file import is_safetensors, read_header, read_weights
 from mmseg_eomt.header import BACKBONE_TYPES, HEADER_KEY, ModelHeader
 from mmseg_eomt.models.architectures import Architecture, resolve_architecture
 

@@ -19,11 +19,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from mmseg_eomt.apis.start_classes import check_reuse
 from mmseg_eomt.apis.start_file import check_architecture, inspect_checkpoint, read_checkpoint
-from mmseg_eomt.apis.start_rules import Fitted, Rule, fit
 from mmseg_eomt.checkpoints.describe import unwrap
-from mmseg_eomt.checkpoints.lean import load_state
+from mmseg_eomt.checkpoints.start_rules import Fitted, Rule, check_reuse, fit
+from mmseg_eomt.checkpoints.weights_file import load_state
 
 _LOG_WIDTH = 120
 

@@ -1,4 +1,4 @@
-"""Files of weights: our own, and one module for each foreign layout."""
+"""Files of weights: our own, and in `foreign` those of other programs."""
 
 from __future__ import annotations
 

@@ -16,32 +16,31 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mmseg_eomt.checkpoints.backbone_file import (
+from mmseg_eomt.checkpoints.backbone_weights import (
     BACKBONE_KEY,
     read_backbone,
     rename_backbone,
     save_backbone,
 )
-from mmseg_eomt.checkpoints.class_names import load_classes
-from mmseg_eomt.checkpoints.eomt import is_official_layout, read_official
-from mmseg_eomt.checkpoints.foreign import ForeignModel, complete
-from mmseg_eomt.checkpoints.hf_eomt import is_hf_eomt_layout, read_hf_eomt
-from mmseg_eomt.checkpoints.hf_export import save_hf_folder
-from mmseg_eomt.checkpoints.lean import read_weights as read_own
-from mmseg_eomt.checkpoints.lean import save_weights
-from mmseg_eomt.checkpoints.lightly import (
+from mmseg_eomt.checkpoints.describe import load_classes
+from mmseg_eomt.checkpoints.foreign.eomt import is_official_layout, read_official
+from mmseg_eomt.checkpoints.foreign.foreign_model import ForeignModel, complete
+from mmseg_eomt.checkpoints.foreign.hf import is_hf_eomt_layout, read_hf_eomt
+from mmseg_eomt.checkpoints.foreign.hf_export import save_hf_folder
+from mmseg_eomt.checkpoints.foreign.lightly import (
     SETTINGS,
     is_lightly_content,
     lightly_weights,
     read_lightly,
 )
+from mmseg_eomt.checkpoints.foreign.source_file import SourceFile, read_source
 from mmseg_eomt.checkpoints.sharded import (
     is_sharded_folder,
     iterate_stored,
     read_stored_weights,
 )
-from mmseg_eomt.checkpoints.source_file import SourceFile, read_source
-from mmseg_eomt.checkpoints.streamed import Sized, in_order, stream_weights
+from mmseg_eomt.checkpoints.weights_file import Sized, in_order, save_weights, stream_weights
+from mmseg_eomt.checkpoints.weights_file import read_weights as read_own
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
 from mmseg_eomt.safe_write import replaced
 

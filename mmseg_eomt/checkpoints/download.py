@@ -20,7 +20,7 @@ from filelock import FileLock
 from mmengine.dist import broadcast_object_list, get_rank, is_distributed
 from tqdm import tqdm
 
-from mmseg_eomt.checkpoints.sources import looks_like_page
+from mmseg_eomt.checkpoints.foreign.source_file import looks_like_page
 
 ATTEMPTS = 4  # a connection that breaks is taken up again this often
 TIMEOUT = 60.0  # seconds without an answer

@@ -255,7 +255,7 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
             ValueError: If it does not fit; missing and unexpected keys are listed.
         """
         if self.pretrained is not None:
-            from mmseg_eomt.checkpoints.pretrained import load_pretrained
+            from mmseg_eomt.checkpoints.backbone_weights import load_pretrained
 
             load_pretrained(self.vit, self.pretrained, hub_name=self.hub_name)
         elif self.init_cfg is not None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmseg_eomt.apis.inference import build_segmentor
 from mmseg_eomt.apis.run import run_training
 from mmseg_eomt.apis.train import resolve_training
-from mmseg_eomt.checkpoints.lean import read_training_notes, save_weights
+from mmseg_eomt.checkpoints.weights_file import read_training_notes, save_weights
 from mmseg_eomt.header import ModelHeader
 from tests.apis.tiny import FEW_FILES, make_data, tiny_call, tiny_header
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mmseg_eomt.apis.inference import SegmentationModel, build_segmentor, load_model
-from mmseg_eomt.checkpoints.lean import save_weights
+from mmseg_eomt.checkpoints.weights_file import save_weights
 from tests.apis.tiny import CLASSES, tiny_header
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmseg_eomt.apis.inference import build_segmentor, load_model
 from mmseg_eomt.apis.predict_files import predict_files
-from mmseg_eomt.checkpoints.lean import save_weights
+from mmseg_eomt.checkpoints.weights_file import save_weights
 from mmseg_eomt.images.prediction_files import IMAGES
 from tests.apis.tiny import tiny_header
 

@@ -14,7 +14,7 @@ from mmseg_eomt.apis import load_model, train_semantic_segmentation
 from mmseg_eomt.apis.inference import build_segmentor
 from mmseg_eomt.apis.start_from import planned_start, start_from
 from mmseg_eomt.apis.train import resolve_training
-from mmseg_eomt.checkpoints.lean import save_weights
+from mmseg_eomt.checkpoints.weights_file import save_weights
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
 from tests.apis.tiny import ARCH, FEW_FILES, make_data, tiny_call, tiny_header
 

@@ -13,7 +13,7 @@ from mmseg_eomt.apis import load_model, train_semantic_segmentation
 from mmseg_eomt.apis.names import MODEL_NAMES, load_model_config
 from mmseg_eomt.apis.run import prepare_training
 from mmseg_eomt.apis.train import resolve_training
-from mmseg_eomt.checkpoints.lean import read_training_notes
+from mmseg_eomt.checkpoints.weights_file import read_training_notes
 from mmseg_eomt.config_files import config_path
 from tests.apis.tiny import CLASSES, make_data, tiny_call
 

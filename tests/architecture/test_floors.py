@@ -20,7 +20,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # May only shrink: (who imports, what lies higher).
 EXCEPTIONS = {
-    ("models.vit", "checkpoints.pretrained"),
+    ("models.vit", "checkpoints.backbone_weights"),
     *((package, "registration") for package in ("apis", "datasets", "engine", "evaluation")),
     *((package, "registration") for package in ("checkpoints", "models", "deploy.mmdeploy")),
 }

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import mmseg_eomt
-from mmseg_eomt.checkpoints.pretrained import load_pretrained
+from mmseg_eomt.checkpoints.backbone_weights import load_pretrained
 from mmseg_eomt.models.backbones import DINOv2, DINOv3
 from mmseg_eomt.models.vit import ViTBackbone
-from tests.checkpoints.test_hf import PAIRS, run_all
-from tests.checkpoints.test_pretrained import as_meta, make
+from tests.checkpoints.foreign.test_hf import PAIRS, run_all
+from tests.checkpoints.test_backbone_weights import as_meta, make
 
 META = [
     ("dinov2", {}),

@@ -15,8 +15,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mmseg_eomt.checkpoints import download
+from mmseg_eomt.checkpoints.backbone_weights import load_pretrained
 from mmseg_eomt.checkpoints.download import fetch_hub, fetch_url
-from mmseg_eomt.checkpoints.pretrained import load_pretrained
 from mmseg_eomt.models.backbones import DINOv3
 
 CONTENT = bytes(range(1, 256)) * 2000

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmseg_eomt
-from mmseg_eomt.checkpoints.sources import read_weights
+from mmseg_eomt.checkpoints.foreign.source_file import read_weights
 from tests.checkpoints.layouts import lightly, meta_style, official, oracle_of
 
 Maker = Callable[[Path], Path]
@@ -393,7 +393,7 @@ def test_full_disk_leaves_neither_result_nor_remains(
         (tmp_path / ".out.tmp").unlink()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmseg_eomt.checkpoints.hf_export.save_file", full)
+    monkeypatch.setattr("mmseg_eomt.checkpoints.foreign.hf_export.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         mmseg_eomt.convert_checkpoint(source, tmp_path / "out", to="hf")
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]

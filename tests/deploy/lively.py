@@ -11,7 +11,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmseg_eomt.apis.inference import build_segmentor
-from mmseg_eomt.checkpoints.lean import save_weights
+from mmseg_eomt.checkpoints.weights_file import save_weights
 from mmseg_eomt.config_files import config_path
 from mmseg_eomt.header import ModelHeader
 from tests.apis.tiny import ARCH, tiny_header

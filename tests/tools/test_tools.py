@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from mmseg_eomt.apis.inference import build_segmentor
-from mmseg_eomt.checkpoints.lean import save_weights
+from mmseg_eomt.checkpoints.weights_file import save_weights
 from tests.apis.tiny import ARCH, CLASSES, make_data, tiny_header
 
 ROOT = Path(__file__).parents[2]

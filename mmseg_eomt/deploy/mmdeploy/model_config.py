@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from mmseg_eomt.checkpoints.describe import plain
-from mmseg_eomt.checkpoints.lean import is_safetensors, read_training_checkpoint, read_weights
+from mmseg_eomt.checkpoints.torch_file import read_training_checkpoint
+from mmseg_eomt.checkpoints.weights_file import is_safetensors, read_weights
 from mmseg_eomt.header import (
     BACKBONE_TYPES,
     HEADER_KEY,

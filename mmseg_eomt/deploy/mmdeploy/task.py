@@ -29,7 +29,7 @@ from mmseg.registry import MODELS
 from mmseg.visualization import SegLocalVisualizer
 from torch import Tensor, nn
 
-from mmseg_eomt.checkpoints.lean import load_state
+from mmseg_eomt.checkpoints.weights_file import load_state
 from mmseg_eomt.deploy.mmdeploy.backend_segmentor import MODEL_TYPE
 from mmseg_eomt.deploy.mmdeploy.model_config import model_of_checkpoint
 from mmseg_eomt.deploy.mmdeploy.sdk_steps import sdk_steps

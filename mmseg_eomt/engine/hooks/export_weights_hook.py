@@ -14,8 +14,8 @@ from mmseg.registry import HOOKS
 from torch import Tensor
 
 from mmseg_eomt.checkpoints.describe import header_from_config, unwrap
-from mmseg_eomt.checkpoints.lean import read_training_notes, save_weights
-from mmseg_eomt.checkpoints.shards import has_shards
+from mmseg_eomt.checkpoints.sharded import has_shards
+from mmseg_eomt.checkpoints.weights_file import read_training_notes, save_weights
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
 
 

@@ -11,13 +11,13 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmseg.registry import HOOKS
 
-from mmseg_eomt.checkpoints.sharded import SUFFIX
-from mmseg_eomt.checkpoints.training import (
+from mmseg_eomt.checkpoints.run_folder import (
     checkpoints_of,
     point_to_last,
     remove_checkpoint,
     set_aside,
 )
+from mmseg_eomt.checkpoints.sharded import SUFFIX
 from mmseg_eomt.safe_write import remove_temporaries
 
 _NOT_OFFERED = {

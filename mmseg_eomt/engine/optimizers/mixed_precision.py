@@ -13,7 +13,7 @@ from mmseg.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmseg_eomt.checkpoints.shards import whole
+from mmseg_eomt.checkpoints.sharded import whole
 from mmseg_eomt.engine.optimizers.non_finite import LateFlag, non_finite_error
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

@@ -10,8 +10,13 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from mmseg_eomt.checkpoints.describe import unwrap
-from mmseg_eomt.checkpoints.sharded import StoredTensor, load_stored, map_tensors
-from mmseg_eomt.checkpoints.shards import like_shard, local_part
+from mmseg_eomt.checkpoints.sharded import (
+    StoredTensor,
+    like_shard,
+    load_stored,
+    local_part,
+    map_tensors,
+)
 
 
 def own_parts(runner: Any, checkpoint: Mapping[str, Any], *, source: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from torch import nn
 
 from mmseg_eomt.engine.optimizers import resolve_precision
-from mmseg_eomt.engine.runner.resumable_runner import ResumableRunner
+from mmseg_eomt.engine.resume import ResumableRunner
 from mmseg_eomt.engine.sharding.deferred import DeferredWeights, deferred_weights
 from mmseg_eomt.engine.sharding.units import gather, is_sharded, scatter, shard_segmentor
 from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor

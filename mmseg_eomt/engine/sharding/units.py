@@ -19,7 +19,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from mmseg_eomt.checkpoints.shards import fill_shard
+from mmseg_eomt.checkpoints.sharded import fill_shard
 from mmseg_eomt.engine.sharding.deferred import DeferredWeights
 from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
 

@@ -16,8 +16,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mmseg_eomt.checkpoints.describe import plain
-from mmseg_eomt.checkpoints.plain_data import as_plain
-from mmseg_eomt.checkpoints.sealed import load_sealed, save_sealed
+from mmseg_eomt.checkpoints.torch_file import as_plain, load_sealed, save_sealed
 from mmseg_eomt.engine.watch.traced_step import StepInputs
 from mmseg_eomt.safe_write import replaced
 

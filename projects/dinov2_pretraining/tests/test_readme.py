@@ -19,7 +19,7 @@ from mmseg.registry import MODELS
 from pretraining_toys import ARCH, CONFIGS, GLOBAL, HEAD, LOCAL, PATCH
 from safetensors.torch import load_file
 
-from mmseg_eomt.checkpoints.lean import read_weights
+from mmseg_eomt.checkpoints.weights_file import read_weights
 from tests.apis.tiny import make_data
 
 PROJECT = CONFIGS.parent

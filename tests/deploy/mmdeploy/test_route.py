@@ -20,7 +20,7 @@ from PIL import Image
 
 from mmseg_eomt import load_model
 from mmseg_eomt.apis.deploy import deploy, measure_deployed
-from mmseg_eomt.checkpoints.lean import read_header
+from mmseg_eomt.checkpoints.weights_file import read_header
 from tests.deploy.lively import CLASSES, lively_config, lively_weights, picture
 
 ROOT = Path(__file__).parents[3]

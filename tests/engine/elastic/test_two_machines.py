@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mmseg_eomt.checkpoints.training import checkpoints_of
+from mmseg_eomt.checkpoints.run_folder import checkpoints_of
 from tests.engine.elastic.agent import LIMIT, Agent, differences, worker_of
 from tests.engine.elastic.namespaces import Machine, two_machines, why_not
 from tests.ranks import free_port

@@ -17,7 +17,7 @@ import mmseg_eomt  # noqa: F401
 import tests.plain_configs  # noqa: F401
 from mmseg_eomt.apis.run import build_runner, run_training
 from mmseg_eomt.apis.train import resolve_training
-from mmseg_eomt.checkpoints.shards import local_part
+from mmseg_eomt.checkpoints.sharded import local_part
 from mmseg_eomt.engine.sharding.memory import memory_of_process
 from tests.apis.tiny import tiny_call
 

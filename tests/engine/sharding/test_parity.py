@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmseg_eomt.checkpoints.lean import read_weights
+from mmseg_eomt.checkpoints.weights_file import read_weights
 from tests.apis.tiny import make_data
 from tests.engine.sharding.stored import whole_tree
 from tests.ranks import run_ranks

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from mmseg_eomt.checkpoints.convert import convert_checkpoint
-from mmseg_eomt.checkpoints.lean import read_weights
+from mmseg_eomt.checkpoints.run_folder import newest_intact, read_resumable
 from mmseg_eomt.checkpoints.sharded import is_sharded_folder, iterate_stored, read_rest
-from mmseg_eomt.checkpoints.training import newest_intact, read_resumable
+from mmseg_eomt.checkpoints.weights_file import read_weights
 from tests.apis.tiny import make_data
 from tests.engine.sharding.stored import whole_tree
 from tests.ranks import run_ranks

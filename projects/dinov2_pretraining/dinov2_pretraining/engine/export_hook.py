@@ -14,9 +14,9 @@ from mmseg.registry import HOOKS
 from safetensors.torch import save as to_safetensors
 
 from dinov2_pretraining.engine.meta_layout import to_meta_layout
-from mmseg_eomt.checkpoints.backbone_file import our_layout
+from mmseg_eomt.checkpoints.backbone_weights import our_layout
 from mmseg_eomt.checkpoints.describe import unwrap
-from mmseg_eomt.checkpoints.sizes import infer_sizes
+from mmseg_eomt.checkpoints.foreign.foreign_model import infer_sizes
 from mmseg_eomt.models.backbones import DINOv2, DINOv3
 from mmseg_eomt.safe_write import replaced
 

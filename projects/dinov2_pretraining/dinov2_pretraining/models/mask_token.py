@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmseg_eomt.checkpoints.pretrained import locate
-from mmseg_eomt.checkpoints.sources import read_weights
+from mmseg_eomt.checkpoints.backbone_weights import locate
+from mmseg_eomt.checkpoints.foreign.source_file import read_weights
 
 # Meta's name and transformers'.
 NAMES = ("mask_token", "embeddings.mask_token")

@@ -26,7 +26,7 @@ from mmseg_eomt.apis.pretraining import (
     load_recipe,
     resolve_pretraining,
 )
-from mmseg_eomt.checkpoints.lean import read_training_checkpoint
+from mmseg_eomt.checkpoints.torch_file import read_training_checkpoint
 from mmseg_eomt.models.architectures import ARCHITECTURES
 
 PRETRAIN: Any = runpy.run_path(str(CONFIGS.parent / "tools" / "pretrain.py"))

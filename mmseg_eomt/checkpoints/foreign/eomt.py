@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmseg_eomt.checkpoints.foreign import ForeignModel
-from mmseg_eomt.checkpoints.hf import convert_hf
+from mmseg_eomt.checkpoints.foreign.foreign_model import ForeignModel
+from mmseg_eomt.checkpoints.foreign.hf import convert_hf
 
 _ENCODER = "network.encoder.backbone."
 _HEADS = {

@@ -12,10 +12,8 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmseg_eomt.checkpoints.lean import read_training_checkpoint
-from mmseg_eomt.checkpoints.plain_data import as_plain
-from mmseg_eomt.checkpoints.sealed import save_sealed
 from mmseg_eomt.checkpoints.sharded import SUFFIX, read_rest
+from mmseg_eomt.checkpoints.torch_file import as_plain, read_training_checkpoint, save_sealed
 from mmseg_eomt.safe_write import replaced, sync_folder, write_text
 
 LAST = "last_checkpoint"

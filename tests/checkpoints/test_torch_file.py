@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmseg_eomt.checkpoints.plain_data import as_plain
-from mmseg_eomt.checkpoints.sealed import SEAL_BYTES, load_sealed, verify
-from mmseg_eomt.checkpoints.training import write_checkpoint
+from mmseg_eomt.checkpoints.run_folder import write_checkpoint
+from mmseg_eomt.checkpoints.torch_file import SEAL_BYTES, as_plain, load_sealed, verify
 
 CONTENT = {"state_dict": {"a": torch.arange(300.0)}, "meta": {"iter": 3, "names": ("x", None)}}
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmseg_eomt.checkpoints.hf_eomt import EPSILON, HEADER_FIELD, HEADS, ROPE_THETA
+from mmseg_eomt.checkpoints.foreign.hf import EPSILON, HEADER_FIELD, HEADS, ROPE_THETA
 from mmseg_eomt.header import ModelHeader
 from mmseg_eomt.models.architectures import GATED_ALIGNMENT, Architecture, resolve_architecture
 from mmseg_eomt.models.positions import resample_matrix, resample_table

@@ -9,36 +9,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, BinaryIO, Protocol
 
+import torch
 from mmengine.dist import is_main_process
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmseg_eomt.checkpoints.describe import header_from_config, unwrap
-from mmseg_eomt.checkpoints.sealed import load_sealed
-from mmseg_eomt.checkpoints.shards import has_shards, like_shard, whole
-from mmseg_eomt.checkpoints.streamed import in_order, stream_weights
-from mmseg_eomt.header import HEADER_KEY, ModelHeader, model_config
+from mmseg_eomt.checkpoints.describe import unwrap
+from mmseg_eomt.checkpoints.sharded import has_shards, like_shard, whole
+from mmseg_eomt.checkpoints.torch_file import (
+    PathLike,
+    existing_file,
+    read_training_checkpoint,
+)
+from mmseg_eomt.header import HEADER_KEY, ModelHeader
 from mmseg_eomt.safe_write import replaced
 
-__all__ = [
-    "HEADER_KEY",
-    "ModelHeader",
-    "header_from_config",
-    "load_state",
-    "load_weights",
-    "model_config",
-    "read_header",
-    "read_training_notes",
-    "read_weights",
-    "save_weights",
-]
-
-PathLike = Union[str, "os.PathLike[str]"]
 NOTES_KEY = "mmseg_eomt_training"
 _MAX_LISTED = 12
 
@@ -124,7 +115,7 @@ def read_header(path: PathLike) -> ModelHeader:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is neither, or its header is invalid.
     """
-    path = _existing_file(path)
+    path = existing_file(path)
     if not is_safetensors(path):
         return read_weights(path)[0]
     with _open_safetensors(path) as file:
@@ -138,7 +129,7 @@ def read_training_notes(path: PathLike) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged.
     """
-    path = _existing_file(path)
+    path = existing_file(path)
     with _open_safetensors(path) as file:
         text = (file.metadata() or {}).get(NOTES_KEY)
     try:
@@ -158,31 +149,13 @@ def read_weights(path: PathLike) -> tuple[ModelHeader, dict[str, Tensor]]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is neither, is damaged, or has no valid header.
     """
-    path = _existing_file(path)
+    path = existing_file(path)
     if is_safetensors(path):
         with _open_safetensors(path) as file:
             header = _header_of(path, (file.metadata() or {}).get(HEADER_KEY))
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     checkpoint = read_training_checkpoint(path)
     return _header_of(path, checkpoint.get(HEADER_KEY)), checkpoint["state_dict"]
-
-
-def read_training_checkpoint(path: PathLike) -> dict[str, Any]:
-    """Read an MMEngine checkpoint without unpickling code.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, holds code, or has no 'state_dict' of tensors.
-    """
-    path = _existing_file(path)
-    checkpoint: dict[str, Any] = load_sealed(path)
-    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(
-            f"{path}: no training checkpoint of MMSegmentation: it has no 'state_dict' of tensors. "
-            "Pretrained backbones go to backbone_weights (--backbone-weights)."
-        )
-    return checkpoint
 
 
 def load_weights(model: nn.Module, path: PathLike) -> ModelHeader:
@@ -255,20 +228,6 @@ def _header_of(path: Path, text: object) -> ModelHeader:
     return ModelHeader.from_json(text, source=str(path))
 
 
-def _existing_file(path: PathLike) -> Path:
-    path = Path(path)
-    if path.name.endswith(".sharded") and path.is_dir():
-        raise ValueError(
-            f"{path}: is a checkpoint in shards; make weights of it first: python "
-            f"tools/convert_checkpoint.py {path} OUT.safetensors"
-        )
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; give a weights file (.safetensors or .pth) in it.")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file (.safetensors or .pth).")
-    return path
-
-
 @contextlib.contextmanager
 def _open_safetensors(path: Path) -> Iterator[Any]:
     try:
@@ -284,3 +243,76 @@ def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_MAX_LISTED])
     more = len(names) - _MAX_LISTED
     return f"({len(names)}) {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+_CODES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class Sized(Protocol):
+    """What a tensor is, without its values."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def in_order(sizes: Mapping[str, Sized]) -> list[str]:
+    """Names in the order in which :func:`stream_weights` wants the values: wide dtypes first."""
+    return sorted(sizes, key=lambda name: (-sizes[name].dtype.itemsize, name))
+
+
+def stream_weights(
+    file: BinaryIO,
+    sizes: Mapping[str, Sized],
+    values: Iterator[Tensor],
+    *,
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a safetensors file.
+
+    Args:
+        file: Open for writing, at its start.
+        sizes: Shape and dtype by name.
+        values: The tensors in the order of :func:`in_order`; one is held at a time.
+        metadata: Texts of its header.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If a value has another shape or dtype than was said.
+    """
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    place = 0
+    names = in_order(sizes)
+    for name in names:
+        size = sizes[name]
+        end = place + size.shape.numel() * size.dtype.itemsize
+        entries[name] = {
+            "dtype": _CODES[size.dtype],
+            "shape": list(size.shape),
+            "data_offsets": [place, end],
+        }
+        place = end
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    file.write(struct.pack("<Q", len(header)) + header)
+    for name, value in zip(names, values, strict=True):
+        if value.shape != sizes[name].shape or value.dtype != sizes[name].dtype:
+            raise ValueError(
+                f"{name}: {tuple(value.shape)} {value.dtype}, expected "
+                f"{tuple(sizes[name].shape)} {sizes[name].dtype}."
+            )
+        numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        file.write(numbers.data)

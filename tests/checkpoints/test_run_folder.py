@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmseg_eomt.checkpoints.training import (
+from mmseg_eomt.checkpoints.run_folder import (
     checkpoints_of,
     newest_intact,
     read_resumable,

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmseg_eomt.checkpoints.hf import convert_hf, is_hf_layout
-from mmseg_eomt.checkpoints.pretrained import load_pretrained
+from mmseg_eomt.checkpoints.backbone_weights import load_pretrained
+from mmseg_eomt.checkpoints.foreign.hf import convert_hf, is_hf_layout
 from mmseg_eomt.models.backbones import DINOv2, DINOv3
 from mmseg_eomt.models.vit import ViTBackbone
 

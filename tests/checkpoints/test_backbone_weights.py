@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmseg_eomt.checkpoints.pretrained import load_pretrained, locate
-from mmseg_eomt.checkpoints.timm import registered_source
+from mmseg_eomt.checkpoints.backbone_weights import load_pretrained, locate
+from mmseg_eomt.checkpoints.foreign.timm import registered_source
 from mmseg_eomt.models.architectures import ARCHITECTURES
 from mmseg_eomt.models.backbones import DINOv2, DINOv3, TimmViT
 from mmseg_eomt.models.vit import ViTBackbone

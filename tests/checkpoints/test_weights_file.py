@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from mmseg_eomt.apis.inference import build_segmentor
-from mmseg_eomt.checkpoints.lean import load_weights, read_header, read_weights, save_weights
+from mmseg_eomt.checkpoints.weights_file import (
+    load_weights,
+    read_header,
+    read_weights,
+    save_weights,
+)
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
 from tests.apis.tiny import tiny_header
 

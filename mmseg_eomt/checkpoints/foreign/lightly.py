@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmseg_eomt.checkpoints.class_names import names_of
-from mmseg_eomt.checkpoints.foreign import ForeignModel, positive
-from mmseg_eomt.checkpoints.meta import rename_meta
+from mmseg_eomt.checkpoints.describe import names_of
+from mmseg_eomt.checkpoints.foreign.foreign_model import ForeignModel, positive
+from mmseg_eomt.checkpoints.foreign.timm import rename_meta
 from mmseg_eomt.models.backbones import ROPE_TEMPERATURE
 
 WEIGHTS, SETTINGS, KIND = "train_model", "model_init_args", "model_class_path"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmseg_eomt.checkpoints.sources import read_weights
+from mmseg_eomt.checkpoints.foreign.source_file import read_weights
 
 
 def test_format_is_told_by_content(tmp_path: Path) -> None:

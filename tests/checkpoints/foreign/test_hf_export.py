@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
 import mmseg_eomt
 from mmseg_eomt.apis.inference import build_segmentor
-from mmseg_eomt.checkpoints.lean import read_weights, save_weights
+from mmseg_eomt.checkpoints.weights_file import read_weights, save_weights
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
 from tests.apis.tiny import tiny_header
 from tests.checkpoints.layouts import oracle_of, picture
