@@ -1,6 +1,6 @@
 """Several processes of a gloo group that need no seconds to start: forks of one that has imported.
 
-run_ranks(4, "tests.engine.sharding.tasks:train", options)
+run_ranks(4, "tests.engine.sharding_tasks:train", options)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.engine.sharding.tasks", "tests.kill_trainer"])
+FORKS.set_forkserver_preload(["tests.engine.sharding_tasks", "tests.kill_trainer"])
 LIMIT = 300.0
 
 

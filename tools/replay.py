@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmseg_eomt.apis.replay import Replay, replay_capture
+from mmseg_eomt.engine.watch.capture import Replay, replay_capture
 from mmseg_eomt.errors import run_tool
 
 

@@ -24,7 +24,7 @@ from mmseg_eomt.apis.run import (
 )
 from mmseg_eomt.apis.summary import print_summary
 from mmseg_eomt.checkpoints.start_rules import BY_NAME
-from mmseg_eomt.engine.runner.process_group import end_with_launcher
+from mmseg_eomt.engine.process_group import end_with_launcher
 from mmseg_eomt.errors import run_tool
 
 

@@ -4,7 +4,7 @@ Published mIoU: none for this model and data.
 
 Weights, gradients and AdamW state are spread over the GPUs (FSDP2), and checkpoints are folders of
 shards. GB (10^9 bytes) a GPU with one image of 512x512 at a time in bf16, as calculated by
-mmseg_eomt/engine/sharding/memory.py, which says what they stand for and what is not in them; no
+mmseg_eomt/engine/watch/cost.py, which says what they stand for and what is not in them; no
 run on GPUs has confirmed them yet:
 
     GPUs  shards  gathered  activations  total

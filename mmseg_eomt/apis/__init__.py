@@ -13,8 +13,8 @@ from mmseg_eomt.apis.names import MODEL_NAMES
 from mmseg_eomt.apis.optimize import optimize_for_inference
 from mmseg_eomt.apis.pretraining import pretrain
 from mmseg_eomt.apis.resolve import ResolvedRun, resolve_config
-from mmseg_eomt.apis.start_from import StartFromHook, start_from
 from mmseg_eomt.apis.train import train_semantic_segmentation
+from mmseg_eomt.engine.hooks.start_from import StartFromHook, start_from
 
 __all__ = [
     "MODEL_NAMES",

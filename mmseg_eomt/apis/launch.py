@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
 
 def _worker(path: str, module: str) -> None:
     """Train as one of the processes."""
-    from mmseg_eomt.engine.runner.process_group import end_with_launcher
+    from mmseg_eomt.engine.process_group import end_with_launcher
 
     end_with_launcher()
     settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

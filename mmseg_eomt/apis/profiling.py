@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mmengine.config import Config
 
-from mmseg_eomt.engine.hooks.profile_hook import ProfileHook, check_window
+from mmseg_eomt.engine.hooks.profile import ProfileHook, check_window
 
 
 def apply_profile(cfg: Config, window: Sequence[int] | None) -> None:

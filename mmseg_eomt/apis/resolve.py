@@ -19,7 +19,7 @@ from mmseg.registry import DATASETS
 
 from mmseg_eomt.checkpoints.weights_file import read_header
 from mmseg_eomt.datasets.data_description import load_data
-from mmseg_eomt.engine.runner.batch_plan import BatchPlan, plan_batches
+from mmseg_eomt.engine.train_loop import BatchPlan, plan_batches
 from mmseg_eomt.header import ModelHeader
 
 LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}

@@ -15,7 +15,7 @@ from typing import Any
 from mmengine.dist import all_gather_object
 
 from mmseg_eomt.checkpoints.run_folder import checkpoints_of
-from mmseg_eomt.engine.runner.process_group import start_group
+from mmseg_eomt.engine.process_group import start_group
 
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 MOST_RESTARTS = "TORCHELASTIC_MAX_RESTARTS"

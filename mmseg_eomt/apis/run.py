@@ -21,7 +21,6 @@ from mmseg_eomt.apis.check_data import check_data, explaining_data
 from mmseg_eomt.apis.lost_process import explaining_lost_processes
 from mmseg_eomt.apis.resolve import ResolvedRun, check_same_classes, resolve_config
 from mmseg_eomt.apis.restart import restarts
-from mmseg_eomt.apis.start_from import check_checkpoint, set_checkpoint
 from mmseg_eomt.apis.worker_crash import naming_files
 from mmseg_eomt.checkpoints.describe import test_size_of
 from mmseg_eomt.checkpoints.run_folder import (
@@ -37,7 +36,8 @@ from mmseg_eomt.checkpoints.weights_file import (
     read_header,
     read_weights,
 )
-from mmseg_eomt.engine.hooks.export_weights_hook import ExportWeightsHook
+from mmseg_eomt.engine.hooks.checkpoint import ExportWeightsHook
+from mmseg_eomt.engine.hooks.start_from import check_checkpoint, set_checkpoint
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
 
 LOG_FILE = "train.log"

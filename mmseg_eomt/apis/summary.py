@@ -13,8 +13,8 @@ from rich.table import Table
 from torch import nn
 
 from mmseg_eomt.apis.resolve import ResolvedRun
-from mmseg_eomt.apis.start_from import planned_start, start_tables
-from mmseg_eomt.engine.schedulers.fractions import resolve_steps
+from mmseg_eomt.engine.hooks.start_from import planned_start, start_tables
+from mmseg_eomt.engine.schedules import resolve_steps
 
 _SHOWN_CLASSES = 40
 

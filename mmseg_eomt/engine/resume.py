@@ -25,18 +25,17 @@ from mmseg_eomt.checkpoints.run_folder import newest_intact, read_resumable, wri
 from mmseg_eomt.checkpoints.sharded import SUFFIX, write_sharded
 from mmseg_eomt.checkpoints.torch_file import as_plain, load_sealed
 from mmseg_eomt.checkpoints.weights_file import load_state
-from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook
-from mmseg_eomt.engine.runner.own_parts import own_parts
-from mmseg_eomt.engine.runner.random_state import random_state, seed_process, set_random_state
-from mmseg_eomt.engine.runner.resume_contract import (
+from mmseg_eomt.engine.hooks.training_log import TrainingMonitorHook
+from mmseg_eomt.engine.random_state import random_state, seed_process, set_random_state
+from mmseg_eomt.engine.resume_contract import (
     CONTRACT_KEY,
     check_contract,
     contract_of,
     has_ema,
     stored_contract,
 )
-from mmseg_eomt.engine.schedulers import TwoStageWarmupPolyLR
-from mmseg_eomt.engine.sharding.units import is_sharded
+from mmseg_eomt.engine.schedules import TwoStageWarmupPolyLR
+from mmseg_eomt.engine.sharding import is_sharded, own_parts
 
 # What each process says of itself at its start.
 OF_THE_PROCESS = ("cfg", "seed", "experiment_name", "mmengine_version")

@@ -12,9 +12,9 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from mmseg_eomt.apis.inference import build_segmentor
-from mmseg_eomt.apis.start_from import as_text, start_from, start_tables
 from mmseg_eomt.checkpoints.start_rules import ClassRow, Fitted, match_classes
 from mmseg_eomt.checkpoints.weights_file import save_weights
+from mmseg_eomt.engine.hooks.start_from import as_text, start_from, start_tables
 from mmseg_eomt.header import ModelHeader
 from tests.apis.tiny import ARCH, tiny_header
 

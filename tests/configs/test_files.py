@@ -24,8 +24,8 @@ from mmseg.registry import (
     VISUALIZERS,
 )
 
-from mmseg_eomt.engine.optimizers import LayerDecayOptimWrapperConstructor
-from mmseg_eomt.engine.runner import AccumulationTrainLoop
+from mmseg_eomt.engine.optimizer import LayerDecayOptimWrapperConstructor
+from mmseg_eomt.engine.train_loop import AccumulationTrainLoop
 from tests.configs.published import CONFIGS, PROTOCOLS, PUBLISHED, REQUIRED, ROOT, arch_of, data_of
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")

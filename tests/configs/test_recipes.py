@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmseg.registry import HOOKS, PARAM_SCHEDULERS
 
-from mmseg_eomt.engine.optimizers import LayerDecayOptimWrapperConstructor
+from mmseg_eomt.engine.optimizer import LayerDecayOptimWrapperConstructor
 from tests.configs.published import (
     CONFIGS,
     LIGHTLY_SIZES,

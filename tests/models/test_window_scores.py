@@ -90,7 +90,7 @@ import sys
 import torch
 import mmseg_eomt
 from mmseg.structures import SegDataSample
-from mmseg_eomt.models.segmentors import EoMTSegmentor
+from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
 from mmseg_eomt.models.window_scores import label_map
 
 def status(name):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from mmseg_eomt.engine.hooks.export_weights_hook import ExportWeightsHook
-from mmseg_eomt.engine.hooks.mask_annealing_hook import (
+from mmseg_eomt.engine.hooks.checkpoint import ExportWeightsHook, SafeCheckpointHook
+from mmseg_eomt.engine.hooks.mask_annealing import (
     MaskAnnealingHook,
     default_windows,
     mask_probability,
 )
-from mmseg_eomt.engine.hooks.prediction_picture_hook import PredictionPictureHook
-from mmseg_eomt.engine.hooks.profile_hook import ProfileHook
-from mmseg_eomt.engine.hooks.progress_hook import ProgressHook
-from mmseg_eomt.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
-from mmseg_eomt.engine.hooks.training_monitor_hook import TrainingMonitorHook, role_rates
-from mmseg_eomt.engine.hooks.weight_hash_hook import WeightHashHook
+from mmseg_eomt.engine.hooks.prediction_pictures import PredictionPictureHook
+from mmseg_eomt.engine.hooks.profile import ProfileHook
+from mmseg_eomt.engine.hooks.progress import ProgressHook
+from mmseg_eomt.engine.hooks.start_from import StartFromHook
+from mmseg_eomt.engine.hooks.training_log import TrainingMonitorHook, role_rates
+from mmseg_eomt.engine.hooks.weight_hash import WeightHashHook
 
 __all__ = [
     "ExportWeightsHook",
@@ -22,6 +22,7 @@ __all__ = [
     "ProfileHook",
     "ProgressHook",
     "SafeCheckpointHook",
+    "StartFromHook",
     "TrainingMonitorHook",
     "WeightHashHook",
     "default_windows",

@@ -1,9 +1,9 @@
-"""Where in a training step the first value that is not finite arose."""
+"""Where the first value that is not finite came from: a step run again, observed."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +17,8 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mmseg_eomt.engine.mixed_precision import DTYPES
+from mmseg_eomt.engine.random_state import kept_random_state, set_random_state
 from mmseg_eomt.models.joint_attention import run_joint_block
 from mmseg_eomt.models.upscale import mask_logits
 
@@ -240,3 +242,95 @@ def _is_float(value: Any) -> bool:
 
 def _key(value: Tensor) -> int:
     return value.untyped_storage().data_ptr()
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What a step was computed from, beside the weights.
+
+    Attributes:
+        step (int): Its number, from 0.
+        seed (int): Of the run.
+        batches (Sequence[dict]): Its micro-batches, as the data loader made them.
+        random (Mapping): ``random_state()`` before its first forward pass.
+        mask_probs (Sequence[float]): Of the head.
+    """
+
+    step: int
+    seed: int
+    batches: Sequence[dict[str, Any]]
+    random: Mapping[str, Any]
+    mask_probs: Sequence[float]
+
+
+def trace_step(
+    model: nn.Module,
+    inputs: StepInputs,
+    *,
+    precision: str,
+    loss_scale: float = 1.0,
+    totals: torch.Tensor | None = None,
+) -> Finding | None:
+    """Runs forward and backward passes of a step and finds the first value that is not finite.
+
+    Random generators get back the state they had; gradients are gone afterwards. Where the loss
+    has collective parts, all processes call it together.
+
+    Args:
+        model (nn.Module): The segmentor, not wrapped, with the weights of the step.
+        inputs (StepInputs): Of the step.
+        precision (str): 'fp32', 'bf16' or 'fp16'.
+        loss_scale (float): Of fp16. Defaults to 1.
+        totals (Tensor, optional): Loss denominators ``[2]`` of the step. Defaults to None: they
+            are counted, over all processes.
+
+    Returns:
+        Finding | None: None if everything was finite.
+    """
+    segmentor: Any = model
+    head = segmentor.decode_head
+    found = non_finite_weight(segmentor)
+    with kept_random_state():
+        set_random_state(inputs.random)
+        segmentor.zero_grad(set_to_none=True)
+        segmentor.train()
+        head.set_mask_probs(inputs.mask_probs)
+        head.set_step(inputs.step, inputs.seed)
+        if totals is not None:
+            head.set_totals(totals)
+        else:
+            segmentor.prepare_accumulation(inputs.batches)
+        # To the end even if something was found: other processes may do the same in step with us.
+        for number, batch in enumerate(inputs.batches):
+            finding = _trace(segmentor, batch, number, precision, loss_scale)
+            found = found or finding
+        segmentor.zero_grad(set_to_none=True)
+    return found
+
+
+def _trace(
+    segmentor: Any, batch: dict[str, Any], number: int, precision: str, loss_scale: float
+) -> Finding | None:
+    device = next(segmentor.parameters()).device.type
+    dtype = DTYPES.get(precision)
+    images = len(batch["inputs"])
+    mode = FirstNonFinite(segmentor, images=images, micro_batch=number)
+    found = non_finite_input(batch["inputs"], micro_batch=number)
+    with mode.naming(segmentor), mode:
+        with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+            losses = segmentor(**segmentor.data_preprocessor(batch, True), mode="loss")
+        loss, _ = segmentor.parse_losses(losses)
+        (loss * loss_scale).backward()
+    return found or mode.found
+
+
+def image_paths(data_batch: dict[str, Any] | None) -> list[str]:
+    """Image files of a batch, as far as its samples name them."""
+    samples = (data_batch or {}).get("data_samples") or []
+    return [_path_of(sample) for sample in samples]
+
+
+def _path_of(sample: Any) -> str:
+    if isinstance(sample, dict):  # of pretraining, which has no masks to pack
+        return str(sample.get("path", "<no path>"))
+    return str(getattr(sample, "img_path", "<no path>"))

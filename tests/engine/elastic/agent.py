@@ -18,7 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mmseg_eomt.apis.restart import MARK, agree_on_resume
 from mmseg_eomt.apis.run import run_training
-from mmseg_eomt.engine.runner.process_group import end_with_launcher
+from mmseg_eomt.engine.process_group import end_with_launcher
 from mmseg_eomt.safe_write import write_text
 from tests.engine.elastic.namespaces import Machine, enter
 from tests.engine.exact import compare, exact_runner
@@ -107,7 +107,7 @@ def train(
 
 def train_sharded(*, data: Any, fate: dict[str, Any] | None = None) -> None:
     """One process of a run of a tiny EoMT whose weights and checkpoints are spread (FSDP2)."""
-    from tests.engine.sharding.tasks import config
+    from tests.engine.sharding_tasks import config
 
     folder = os.environ["ELASTIC_FOLDER"]
     cfg = Config({"launcher": "pytorch", "work_dir": folder})

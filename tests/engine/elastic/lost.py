@@ -14,7 +14,7 @@ from mmseg_eomt.apis.lost_process import explaining_lost_processes
 from mmseg_eomt.apis.run import run_training
 from tests.engine.engine_toys import ToySegmentor
 from tests.engine.exact import exact_runner
-from tests.engine.sharding.tasks import config
+from tests.engine.sharding_tasks import config
 
 STEP = 3
 

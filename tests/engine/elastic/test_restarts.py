@@ -11,8 +11,8 @@ from mmengine.config import Config
 
 from mmseg_eomt.apis.restart import agree_on_resume
 from tests.apis.tiny import make_data
+from tests.checkpoints.test_sharded import assert_bit_equal
 from tests.engine.elastic.agent import STEPS, Agent, after, differences, in_a_write
-from tests.engine.sharding.test_sharded_checkpoints import assert_bit_equal
 from tests.ranks import run_ranks
 
 WRITE = True

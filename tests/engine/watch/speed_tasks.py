@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
 from mmseg_eomt.apis.run import run_training
-from tests.engine.sharding.tasks import config
+from tests.engine.sharding_tasks import config
 
 # So little that a tiny model reaches some share of it.
 PEAK_TFLOPS = 1e-3

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-from mmseg_eomt.engine.optimizers import OptimWrapperConstructor
+from mmseg_eomt.engine.optimizer import OptimWrapperConstructor
 
 BACKBONE = "student.encoder."
 ROLES = ("backbone", "head", "last_layer")

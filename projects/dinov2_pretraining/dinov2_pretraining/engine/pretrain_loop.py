@@ -6,7 +6,7 @@ from typing import Any
 
 from mmseg.registry import LOOPS
 
-from mmseg_eomt.engine.runner import AccumulationTrainLoop
+from mmseg_eomt.engine.train_loop import AccumulationTrainLoop
 
 
 @LOOPS.register_module()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mmseg_eomt.engine.schedulers import resolve_steps
+from mmseg_eomt.engine.schedules import resolve_steps
 
 
 @dataclass(frozen=True)
