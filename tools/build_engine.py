@@ -11,13 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmseg_eomt.deploy.agreement import check_engine
 from mmseg_eomt.deploy.metadata import DeployMetadata
 from mmseg_eomt.deploy.runners import OnnxRunner
 from mmseg_eomt.deploy.tensorrt import TensorRTRunner, build_engine
 from mmseg_eomt.deploy.tensorrt.build import read_metadata
-from mmseg_eomt.deploy.tensorrt.check import check_engine
-from mmseg_eomt.deploy.tensorrt.profiles import Profile, parse_size, profile_of
-from mmseg_eomt.deploy.tensorrt.record import record_path
+from mmseg_eomt.deploy.tensorrt.record import Profile, parse_size, profile_of, record_path
 from mmseg_eomt.errors import run_tool
 
 

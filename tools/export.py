@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import mmseg_eomt
-from mmseg_eomt.deploy.metadata import CHANNEL_ORDERS, PRECISIONS
-from mmseg_eomt.deploy.request import DEFAULT_OPSET, OPSETS
+from mmseg_eomt.deploy.metadata import CHANNEL_ORDERS, DEFAULT_OPSET, OPSETS, PRECISIONS
 from mmseg_eomt.errors import run_tool
 
 

@@ -167,7 +167,7 @@ def _make(
     from mmdeploy.backend.sdk.export_info import export2SDK
     from mmdeploy.utils import get_backend, get_ir_config
 
-    from mmseg_eomt.deploy.mmdeploy.export import wanted_precision
+    from mmseg_eomt.deploy.mmdeploy.rewriters import wanted_precision
 
     backend = get_backend(plan).value
     if backend == "tensorrt" and not device.startswith("cuda"):

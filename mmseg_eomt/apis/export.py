@@ -16,13 +16,18 @@ from mmseg_eomt.apis.export_miou import described, miou_pair
 from mmseg_eomt.apis.export_pictures import Pictures, calibration_pictures, choose_pictures
 from mmseg_eomt.apis.inference import SegmentationModel, load_model
 from mmseg_eomt.checkpoints.describe import package_versions
-from mmseg_eomt.deploy.metadata import DeployMetadata
-from mmseg_eomt.deploy.request import DEFAULT_OPSET, check_opset, check_packages, deploy_metadata
+from mmseg_eomt.deploy.metadata import (
+    DEFAULT_OPSET,
+    DeployMetadata,
+    check_opset,
+    check_packages,
+    deploy_metadata,
+)
 
 if TYPE_CHECKING:
     import onnx
 
-    from mmseg_eomt.deploy.report import ExportResult
+    from mmseg_eomt.deploy.verify import ExportResult
     from mmseg_eomt.images.reading import PixelsLike
 
 SAMPLES = 8
@@ -82,7 +87,7 @@ def export_onnx(
         data: A dataset as for training (the YAML file or a dict), whose validation images are
             compared on. mIoU of both is measured on all of them.
         max_drop: By how much mIoU, in percent, may drop on `data`. None takes
-            `mmseg_eomt.deploy.limits.DROPS` of the precision (1 for int8).
+            `mmseg_eomt.deploy.agreement.DROPS` of the precision (1 for int8).
         debug: Whether the exporter's own messages are shown.
 
     Returns:
@@ -92,11 +97,11 @@ def export_onnx(
         ImportError: If a package is missing.
         OSError: If the file cannot be written; found out before the export starts.
         ValueError: If an argument or the checkpoint is unfit, or the exported model differs from
-            PyTorch by more than `mmseg_eomt.deploy.limits.LIMITS`.
+            PyTorch by more than `mmseg_eomt.deploy.agreement.LIMITS`.
     """
     check_packages(simplify=simplify)
-    from mmseg_eomt.deploy.files import staged
-    from mmseg_eomt.deploy.report import ExportResult, print_result
+    from mmseg_eomt.deploy.onnx_file import staged
+    from mmseg_eomt.deploy.verify import ExportResult, print_result
 
     out = Path(out)
     if out.suffix != ".onnx":
@@ -180,8 +185,8 @@ def _graph(
 ) -> onnx.ModelProto:
     """The ONNX model in its precision, without metadata."""
     from mmseg_eomt.deploy.exporter import export_graph, simplified
-    from mmseg_eomt.deploy.precision import convert_precision
-    from mmseg_eomt.deploy.quantize import quantize_linears
+    from mmseg_eomt.deploy.half_precision import convert_precision
+    from mmseg_eomt.deploy.int8 import quantize_linears
 
     model = export_graph(segmentor, metadata, opset_version=opset_version, debug=debug)
     samples = _samples(metadata, pictures)
@@ -211,7 +216,7 @@ def _samples(metadata: DeployMetadata, pictures: Pictures) -> list[dict[str, Any
 def _write(path: Path, model: onnx.ModelProto, metadata: DeployMetadata) -> None:
     import onnx
 
-    from mmseg_eomt.deploy.files import write_model
+    from mmseg_eomt.deploy.onnx_file import write_model
 
     del model.metadata_props[:]
     for key, value in metadata.properties().items():
@@ -232,7 +237,7 @@ def _verified(
     max_drop: float | None,
 ) -> ExportResult:
     """The result with all comparisons that were asked for."""
-    from mmseg_eomt.deploy.limits import DROPS
+    from mmseg_eomt.deploy.agreement import DROPS
     from mmseg_eomt.deploy.verify import compare, open_file, plans
 
     metadata = result.metadata

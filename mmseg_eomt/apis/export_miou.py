@@ -18,8 +18,8 @@ from mmseg_eomt.header import ModelHeader
 from mmseg_eomt.images.reading import read_mask
 
 if TYPE_CHECKING:
-    from mmseg_eomt.deploy.report import MiouPair
     from mmseg_eomt.deploy.runners import Runner
+    from mmseg_eomt.deploy.verify import MiouPair
 
 
 def described(data: Any, header: ModelHeader) -> DataDescription:
@@ -59,9 +59,8 @@ def miou_pair(
     Raises:
         ValueError: If the dataset is unfit, see `described`.
     """
-    from mmseg_eomt.deploy.report import MiouPair
     from mmseg_eomt.deploy.session import Session
-    from mmseg_eomt.deploy.verify import evaluating
+    from mmseg_eomt.deploy.verify import MiouPair, evaluating
 
     header, description = model.header, described(data, model.header)
     table = description.label_table()

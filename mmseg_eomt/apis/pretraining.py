@@ -98,7 +98,7 @@ def pretrain(
             `backbone_weights` of EoMT), `exported/backbone_meta.pth` (Meta's names), TensorBoard
             events, `train.log`.
         data: Folders of images, nested or not, or list files.
-        model: A backbone of `mmseg_eomt.models.architectures.ARCHITECTURES`, e.g. 'dinov2/vits14' or
+        model: A backbone of `mmseg_eomt.models.ARCHITECTURES`, e.g. 'dinov2/vits14' or
             'dinov3/vits16'.
         method: 'dinov2'.
         recipe: 'small' goes on from released weights on a small machine; 'scratch' starts without

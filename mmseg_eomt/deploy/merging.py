@@ -1,7 +1,7 @@
 """From scores of windows to the label map of an image, in NumPy and in bounded memory.
 
-The arithmetic of `mmseg_eomt.models.window_scores`, for programs without PyTorch: scores are averaged
-where windows overlap and brought to the size of the image by a bilinear resize.
+The arithmetic of `models.window_scores`, for programs without PyTorch: scores are averaged where
+windows overlap and brought to the size of the image by a bilinear resize.
 
 Shape legend: K classes, h/w the resized image (canvas), H/W pixels of the result.
 """

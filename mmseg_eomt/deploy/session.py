@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmseg_eomt.deploy.merging import WindowScores, label_map, score_map
-from mmseg_eomt.deploy.metadata import DeployMetadata
+from mmseg_eomt.deploy.metadata import DeployMetadata, default_size
 from mmseg_eomt.deploy.pictures import graph_input
-from mmseg_eomt.deploy.request import default_size
 from mmseg_eomt.deploy.runners import Runner, open_runner
 from mmseg_eomt.images.painting import check_opacity, paint
 from mmseg_eomt.images.reading import PixelsLike, as_pixels

@@ -1,4 +1,7 @@
-"""An exported model against the model it was made of.
+"""An exported model held against PyTorch, and the report of it.
+
+ONNX Runtime's CPU kernels know no bfloat16. Here every operator computes in float32 and its result
+is rounded to bfloat16, which is what hardware does whose products accumulate in float32.
 
 ONNX Runtime runs the file, PyTorch the segmentor in float32 by its own post-processing, row by
 row, which shares nothing with the exported graph.
@@ -19,14 +22,160 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 
-from mmseg_eomt.deploy.emulate import emulate_bf16
-from mmseg_eomt.deploy.files import write_model
-from mmseg_eomt.deploy.limits import Limits
+from mmseg_eomt.deploy.agreement import LIMITS, Limits
+from mmseg_eomt.deploy.half_precision import MOVES
 from mmseg_eomt.deploy.metadata import DeployMetadata
+from mmseg_eomt.deploy.onnx_file import write_model
+from mmseg_eomt.deploy.onnx_graph import Graph, array_of, replace_nodes
 from mmseg_eomt.deploy.pictures import Pixels, graph_input, network_input
 from mmseg_eomt.deploy.runners import OnnxRunner, Runner
+
+
+@dataclasses.dataclass(frozen=True)
+class MiouPair:
+    """mIoU in percent on a validation set, at the images' own sizes.
+
+    Args:
+        reference: Of PyTorch in float32.
+        exported: Of the exported model.
+        images: How many were counted.
+        max_drop: By how much the exported model may be worse.
+    """
+
+    reference: float
+    exported: float
+    images: int
+    max_drop: float
+
+    @property
+    def drop(self) -> float:
+        """By how much the exported model is worse."""
+        return self.reference - self.exported
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is worse by more than allowed. (A NaN is.)"""
+        return not self.drop <= self.max_drop
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """An exported model.
+
+    Args:
+        path: The ONNX file.
+        metadata: What it says about itself.
+        comparisons: Against PyTorch in float32; empty if it was not verified.
+        notes: What a user should know about these.
+        miou: mIoU of both; None without a dataset.
+    """
+
+    path: Path
+    metadata: DeployMetadata
+    comparisons: tuple[Comparison, ...] = ()
+    notes: tuple[str, ...] = ()
+    miou: MiouPair | None = None
+
+    def failures(self) -> tuple[Comparison, ...]:
+        """Comparisons outside the limits of the precision."""
+        limits = LIMITS[self.metadata.precision]
+        return tuple(item for item in self.comparisons if not item.within(limits))
+
+
+def print_result(result: ExportResult, console: Console) -> None:
+    """Print the comparisons as a table, and the notes."""
+    limits = LIMITS[result.metadata.precision]
+    if result.comparisons:
+        table = Table(
+            "batch", "height x width", "pictures", "classes", "same label", "largest", "mean", "",
+            title=f"ONNX Runtime ({result.metadata.precision}) against PyTorch (fp32)",
+        )  # fmt: skip
+        for item in result.comparisons:
+            table.add_row(
+                str(item.batch),
+                f"{item.size[0]} x {item.size[1]}",
+                str(item.pictures),
+                str(item.classes),
+                f"{item.agreement:.4%}",
+                _number(item.largest),
+                _number(item.mean),
+                "ok" if item.within(limits) else "FAILED",
+            )
+        table.add_row(
+            "limit", "", "", "", f"{limits.agreement:.2%}", f"{limits.largest:g}",
+            f"{limits.mean:g}", "",
+        )  # fmt: skip
+        console.print(table)
+    if result.miou is not None:
+        pair = result.miou
+        console.print(
+            f"mIoU on {pair.images} validation images: PyTorch {pair.reference:.2f}, ONNX Runtime "
+            f"({result.metadata.precision}) {pair.exported:.2f} ({-pair.drop:+.2f}; "
+            f"allowed: {-pair.max_drop:+.2f}){' FAILED' if pair.failed else ''}.",
+            highlight=False,
+        )
+    for note in result.notes:
+        console.print(note, highlight=False)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
+
+
+def emulate_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Turn a bfloat16 graph into a float32 one that rounds where the other computes.
+
+    Args:
+        model: A model from `convert_precision(..., dtype='bf16')`. It is not changed.
+
+    Returns:
+        A float32 model with the same inputs and outputs, for checking: it is twice as large and
+        slower.
+
+    Raises:
+        ValueError: If an input or output of the graph is bfloat16.
+    """
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
+            raise ValueError(
+                f"{value.name!r} of the ONNX model is bfloat16: NumPy has no such type."
+            )
+    emulated = onnx.ModelProto()
+    emulated.CopyFrom(model)
+    del emulated.graph.value_info[:]
+    types = Graph(emulated).types
+    for tensor in emulated.graph.initializer:
+        if tensor.data_type == TensorProto.BFLOAT16:
+            wide = numpy_helper.from_array(array_of(tensor).astype(np.float32), tensor.name)
+            tensor.CopyFrom(wide)
+    nodes = []
+    for node in emulated.graph.node:
+        nodes.append(node)
+        if node.op_type == "Cast":
+            for attribute in node.attribute:
+                if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
+                    attribute.i = TensorProto.FLOAT
+        if node.op_type in MOVES:
+            continue  # what it moves is rounded already
+        for place, name in enumerate(node.output):
+            if name and types[name] == TensorProto.BFLOAT16:
+                node.output[place] = f"{name}_exact"
+                nodes += _rounding(f"{name}_exact", name)
+    replace_nodes(emulated, nodes)
+    return emulated
+
+
+def _rounding(source: str, target: str) -> list[onnx.NodeProto]:
+    middle = f"{target}_rounded"
+    return [
+        helper.make_node("Cast", [source], [middle], to=TensorProto.BFLOAT16),
+        helper.make_node("Cast", [middle], [target], to=TensorProto.FLOAT),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

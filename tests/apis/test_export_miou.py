@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mmseg_eomt import export_onnx, load_model
-from mmseg_eomt.deploy.report import MiouPair
+from mmseg_eomt.deploy.verify import MiouPair
 from tests.deploy.lively import CLASSES, lively_weights, picture
 
 

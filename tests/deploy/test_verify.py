@@ -7,10 +7,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mmseg_eomt.deploy.limits import LIMITS
-from mmseg_eomt.deploy.metadata import DeployMetadata
+from mmseg_eomt.deploy.agreement import LIMITS
+from mmseg_eomt.deploy.metadata import DeployMetadata, default_size, deploy_metadata
 from mmseg_eomt.deploy.pictures import fitted, graph_input, made_pictures, network_input
-from mmseg_eomt.deploy.request import default_size, deploy_metadata
 from mmseg_eomt.deploy.verify import Comparison, compare, plans
 from tests.apis.tiny import tiny_header
 from tests.deploy.lively import lively_header, lively_segmentor, picture

@@ -69,7 +69,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def network(checkpoint: str, metadata: Any, device: str, *, compile: bool) -> Work:
     """The graph that was exported, run by PyTorch on one window."""
     from mmseg_eomt import load_model
-    from mmseg_eomt.deploy.graph import DeployGraph
+    from mmseg_eomt.deploy.exporter import DeployGraph
 
     model = load_model(checkpoint, device="cpu")
     graph: Any = DeployGraph(model.segmentor, metadata).to(device)

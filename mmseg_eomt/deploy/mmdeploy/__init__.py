@@ -13,23 +13,10 @@ from mmseg_eomt.compat import require_mmdeploy
 require_mmdeploy()
 
 from mmseg_eomt.deploy.mmdeploy import (  # noqa: E402
-    attention,
     backend_segmentor,
-    export,
-    layer_norm,
-    onnxruntime_backend,
-    segmentor,
+    backends,
+    rewriters,
     task,
-    tensorrt_backend,
 )
 
-__all__ = [
-    "attention",
-    "backend_segmentor",
-    "export",
-    "layer_norm",
-    "onnxruntime_backend",
-    "segmentor",
-    "task",
-    "tensorrt_backend",
-]
+__all__ = ["backend_segmentor", "backends", "rewriters", "task"]

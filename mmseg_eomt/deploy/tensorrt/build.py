@@ -12,14 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mmseg_eomt.deploy.metadata import METADATA_KEY, DeployMetadata
-from mmseg_eomt.deploy.tensorrt.packages import (
-    gpu_name,
-    import_cuda,
-    import_tensorrt,
-    make_logger,
-)
-from mmseg_eomt.deploy.tensorrt.profiles import Profile
-from mmseg_eomt.deploy.tensorrt.record import EngineRecord, record_path
+from mmseg_eomt.deploy.tensorrt.record import EngineRecord, Profile, record_path
+from mmseg_eomt.deploy.tensorrt.runner import gpu_name, import_cuda, import_tensorrt, make_logger
 from mmseg_eomt.safe_write import replaced
 
 

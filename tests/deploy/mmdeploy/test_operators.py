@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.onnx.symbolic_helper import parse_args
 
 import mmseg_eomt.deploy.mmdeploy  # noqa: F401  (registers)
-from mmseg_eomt.deploy.mmdeploy.attention import scaled_dot_product_attention__onnx
+from mmseg_eomt.deploy.mmdeploy.rewriters import scaled_dot_product_attention__onnx
 
 PLAN = Config(
     {

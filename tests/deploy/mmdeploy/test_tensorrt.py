@@ -10,7 +10,7 @@ from mmdeploy.backend.base import get_backend_manager
 from mmengine.config import Config
 
 from mmseg_eomt.apis.deploy import deploy
-from mmseg_eomt.deploy.mmdeploy.tensorrt_backend import EoMTTensorRTManager, engine_profiles
+from mmseg_eomt.deploy.mmdeploy.backends import EoMTTensorRTManager, engine_profiles
 from mmseg_eomt.deploy.tensorrt import Profile
 from mmseg_eomt.deploy.tensorrt.build import serialise
 from tests.deploy.lively import lively_config, lively_weights, picture

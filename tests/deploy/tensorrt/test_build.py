@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mmseg_eomt.deploy.precision import convert_precision
-from mmseg_eomt.deploy.tensorrt import Profile, build_engine, packages
+from mmseg_eomt.deploy.half_precision import convert_precision
+from mmseg_eomt.deploy.tensorrt import Profile, build_engine, runner
 from mmseg_eomt.deploy.tensorrt.build import read_metadata, serialise
 from tests.deploy.small_graphs import block, pictures
 from tests.deploy.tensorrt.rtx import import_rtx
@@ -38,7 +38,7 @@ def test_missing_packages_are_named_with_the_command(
     with pytest.raises(ImportError, match=r"libnvonnxparser.* `pip install tensorrt-cu13`"):
         build_engine(model_path, model_path.with_suffix(".engine"))
     with pytest.raises(ImportError, match="`pip install cuda-python`"):
-        packages.import_cuda()
+        runner.import_cuda()
     assert not model_path.with_suffix(".engine").exists()
 
 
@@ -46,7 +46,7 @@ def test_old_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     old = type("Old", (), {"__version__": "8.6.1"})
     monkeypatch.setattr(importlib, "import_module", lambda name: old)
     with pytest.raises(ImportError, match=r"TensorRT is 8\.6\.1, at least 10 is needed"):
-        packages.import_tensorrt()
+        runner.import_tensorrt()
 
 
 def test_missing_gpu_is_said() -> None:
@@ -54,7 +54,7 @@ def test_missing_gpu_is_said() -> None:
     if int(cuda.cudaGetDeviceCount()[0]) == 0:
         pytest.skip("there is a GPU")
     with pytest.raises(OSError, match=r"No GPU can be used: cudaError.*nvidia-smi"):
-        packages.import_cuda()
+        runner.import_cuda()
 
 
 def test_file_that_is_no_model_is_named(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def one_node(folder: Path, node: onnx.NodeProto, *, opset: int, **stored: Any) -
 @pytest.mark.slow
 def test_warnings_of_tensorrt_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     rtx = import_rtx()
-    logger = packages.make_logger(rtx)
+    logger = runner.make_logger(rtx)
     with caplog.at_level(logging.WARNING):
         logger.log(rtx.ILogger.WARNING, "careful")
         logger.log(rtx.ILogger.INFO, "chatter")

@@ -9,7 +9,7 @@ import pytest
 
 from mmseg_eomt import export_onnx
 from mmseg_eomt.deploy.tensorrt.build import read_metadata, serialise
-from mmseg_eomt.deploy.tensorrt.profiles import Size, profile_of
+from mmseg_eomt.deploy.tensorrt.record import Size, profile_of
 from tests.deploy.lively import lively_weights, picture
 from tests.deploy.tensorrt.rtx import import_rtx
 

@@ -10,8 +10,7 @@ import onnx
 import pytest
 
 from mmseg_eomt.deploy.metadata import DeployMetadata
-from mmseg_eomt.deploy.tensorrt.profiles import Profile
-from mmseg_eomt.deploy.tensorrt.record import EngineRecord, record_path
+from mmseg_eomt.deploy.tensorrt.record import EngineRecord, Profile, record_path
 from mmseg_eomt.deploy.triton import write_model_folder
 from tests.deploy.lively import CLASSES, lively_header
 from tests.deploy.triton.protocol import MODEL_CONFIG, parsed_config

@@ -12,13 +12,15 @@ import onnx
 import pytest
 import torch
 
-import mmseg_eomt.deploy.files
+import mmseg_eomt.deploy.onnx_file
 from mmseg_eomt import SegmentationModel, export_onnx, load_model
-from mmseg_eomt.deploy.limits import LIMITS, Limits
+from mmseg_eomt.deploy.agreement import LIMITS, Limits
+from mmseg_eomt.deploy.exporter import DeployGraph
+from mmseg_eomt.deploy.metadata import deploy_metadata
 from mmseg_eomt.deploy.onnx_graph import array_of
-from mmseg_eomt.deploy.pictures import graph_input, made_pictures
+from mmseg_eomt.deploy.pictures import graph_input, made_pictures, network_input
 from tests.deploy.exporting import check_operators, metadata_of, run_file
-from tests.deploy.lively import CLASSES, lively_weights, picture
+from tests.deploy.lively import CLASSES, lively_header, lively_segmentor, lively_weights, picture
 
 # A program of a user: neither PyTorch nor the mm packages nor this one are there.
 ALONE = """
@@ -139,7 +141,7 @@ def test_model_passed_in_is_not_changed(weights: Path, tmp_path: Path) -> None:
 def test_weights_too_large_for_one_file_lie_beside_it(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Path
 ) -> None:
-    monkeypatch.setattr(mmseg_eomt.deploy.files, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(mmseg_eomt.deploy.onnx_file, "LARGEST_FILE", 1000)
     arguments: dict[str, Any] = {
         "checkpoint": weights, "include_preprocessing": True, "dynamic": "",
     }  # fmt: skip
@@ -161,7 +163,7 @@ def test_model_that_differs_is_not_written(
     out = tmp_path / "m.onnx"
     out.write_bytes(b"the model of yesterday")
     strict = {**LIMITS, "fp32": Limits(1.0, 0.0, 0.0)}
-    monkeypatch.setattr("mmseg_eomt.deploy.report.LIMITS", strict)
+    monkeypatch.setattr("mmseg_eomt.deploy.verify.LIMITS", strict)
     with pytest.raises(ValueError, match=r"differs from PyTorch: at batch 1, 40 x 40 pixels"):
         export_onnx(out, checkpoint=weights)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
@@ -280,3 +282,33 @@ def test_model_made_ready_for_inference_is_refused(weights: Path, tmp_path: Path
     half = SegmentationModel(model.segmentor.bfloat16(), model.header)
     with pytest.raises(ValueError, match=r"not as its file has it \(torch.bfloat16\)"):
         export_onnx(tmp_path / "m.onnx", checkpoint=half)
+
+
+@pytest.mark.parametrize("family", ["dinov2", "dinov3"])
+@pytest.mark.parametrize("dynamic", ["", "batch,height,width"])
+def test_graph_gives_what_the_segmentor_gives_and_leaves_it_as_it_is(
+    family: str, dynamic: str
+) -> None:
+    header = lively_header(family)
+    segmentor = lively_segmentor(header)
+    before = {name: value.clone() for name, value in segmentor.state_dict().items()}
+    metadata = deploy_metadata(
+        header, height=45, width=30, batch_size=2, dynamic=dynamic, precision="fp32",
+        outputs="both", include_preprocessing=True, channel_order="bgr", versions={},
+    )  # fmt: skip
+    pictures = made_pictures(2, (45, 30), channels=3)
+    with torch.inference_mode():
+        labels, scores = DeployGraph(segmentor, metadata)(
+            torch.from_numpy(graph_input(pictures, metadata))
+        )
+        images = torch.from_numpy(network_input(np.stack(pictures), header))
+        expected = segmentor.encode_decode(images, [{}, {}])
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=2e-5)
+    assert labels.dtype == torch.int32
+    assert set(np.unique(labels)) <= set(header.class_ids)
+    assert len(np.unique(labels)) >= 3
+    ids = torch.tensor(header.class_ids, dtype=torch.int32)
+    assert (labels == ids[expected.argmax(1)]).float().mean() >= 0.9999
+    after = segmentor.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,4 +1,4 @@
-"""MMDeploy's TensorRT backend, for TensorRT 10 and 11.
+"""MMDeploy's ONNX Runtime and TensorRT backends, as today's packages need them.
 
 MMDeploy's own builds for TensorRT 8 to 10 and runs with 8 alone, and wants its compiled plugins,
 none of which an EoMT needs.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,48 @@ from mmdeploy.backend.base import (
     BaseBackendManager,
     BaseWrapper,
 )
+from mmdeploy.backend.onnxruntime import ONNXRuntimeManager
 from mmdeploy.utils import get_common_config, get_model_inputs
 from torch import Tensor
 
 from mmseg_eomt.deploy.tensorrt import Profile, TensorRTRunner, build_engine
-from mmseg_eomt.deploy.tensorrt.packages import import_tensorrt
+from mmseg_eomt.deploy.tensorrt.runner import import_tensorrt
+
+DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
+
+
+@BACKEND_MANAGERS.register("onnxruntime")
+class EoMTONNXRuntimeManager(ONNXRuntimeManager):  # type: ignore[misc]
+    """Runs graphs as they were exported: their precision is in them."""
+
+    @classmethod
+    def get_version(cls) -> str:
+        """Version of ONNX Runtime, 'None' without it."""
+        for name in DISTRIBUTIONS:
+            try:
+                return importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return "None"
+
+    @classmethod
+    def check_env(cls, log_callback: Callable[..., Any] = lambda _: _) -> str:
+        """Says which ONNX Runtime there is."""
+        return str(BaseBackendManager.check_env.__func__(cls, log_callback))
+
+    @classmethod
+    def to_backend(
+        cls,
+        ir_files: Sequence[str],
+        work_dir: str,
+        deploy_cfg: Any,
+        log_level: int = logging.INFO,
+        device: str = "cpu",
+        **kwargs: Any,
+    ) -> Sequence[str]:
+        """The files themselves: half precision was written when the graph was exported."""
+        return ir_files
+
 
 # MMDeploy imports its own backend when one is first asked for, which would then replace this one.
 # Where it cannot be imported MMDeploy goes on without it, too.

@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 
 from mmseg_eomt import export_onnx
-from mmseg_eomt.deploy import quantize
-from mmseg_eomt.deploy.linear_layers import linear_layers
-from mmseg_eomt.deploy.onnx_graph import Graph, Sample, array_of, session_of, stored_bytes
+from mmseg_eomt.deploy import int8
+from mmseg_eomt.deploy.int8 import quantize_linears
+from mmseg_eomt.deploy.onnx_graph import (
+    Graph,
+    Sample,
+    array_of,
+    channel_magnitudes,
+    session_of,
+    stored_bytes,
+)
 from mmseg_eomt.deploy.pictures import graph_input, made_pictures
-from mmseg_eomt.deploy.quantize import quantize_linears
-from mmseg_eomt.deploy.smoothing import smooth
-from mmseg_eomt.deploy.value_ranges import channel_magnitudes
+from mmseg_eomt.deploy.smoothquant import linear_layers, smooth
 from tests.deploy.exporting import metadata_of
 from tests.deploy.lively import lively_weights
 from tests.deploy.small_graphs import block, pictures
@@ -136,7 +141,7 @@ def test_smoothing_saves_a_layer_that_reads_outliers(monkeypatch: pytest.MonkeyP
         return float(np.abs(found - expected).mean() / np.abs(expected).mean())
 
     with_it = loss()
-    monkeypatch.setattr(quantize, "smooth", lambda model, samples: model)
+    monkeypatch.setattr(int8, "smooth", lambda model, samples: model)
     assert with_it < 0.03
     assert loss() > 5 * with_it
 

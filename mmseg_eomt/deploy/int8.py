@@ -19,16 +19,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from mmseg_eomt.deploy.linear_layers import LinearLayer, linear_layers
 from mmseg_eomt.deploy.onnx_graph import (
     Graph,
     Sample,
+    largest_magnitudes,
     remove_unused_initialisers,
     replace_nodes,
     session_of,
 )
-from mmseg_eomt.deploy.smoothing import smooth
-from mmseg_eomt.deploy.value_ranges import largest_magnitudes
+from mmseg_eomt.deploy.smoothquant import LinearLayer, linear_layers, smooth
 
 LARGEST_SHARE = 0.1
 """A last layer stays float32 if its error alone exceeds this share of that of all layers before."""

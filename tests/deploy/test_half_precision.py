@@ -10,11 +10,9 @@ import pytest
 from onnx import TensorProto, parser
 from onnx.reference import ReferenceEvaluator
 
-from mmseg_eomt.deploy.emulate import emulate_bf16
-from mmseg_eomt.deploy.onnx_graph import Graph, session_of, stored_bytes
-from mmseg_eomt.deploy.precision import convert_precision
-from mmseg_eomt.deploy.precision_rules import DTYPES
-from mmseg_eomt.deploy.value_ranges import largest_magnitudes
+from mmseg_eomt.deploy.half_precision import DTYPES, convert_precision
+from mmseg_eomt.deploy.onnx_graph import Graph, largest_magnitudes, session_of, stored_bytes
+from mmseg_eomt.deploy.verify import emulate_bf16
 from tests.deploy.small_graphs import block, pictures
 
 FLOAT = TensorProto.FLOAT

@@ -1,4 +1,4 @@
-"""An engine against ONNX Runtime on the same inputs.
+"""How far the labels of two runners may differ. NumPy only.
 
 Shape legend: B images, H/W pixels.
 """
@@ -7,15 +7,48 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseg_eomt.deploy.limits import LIMITS
 from mmseg_eomt.deploy.metadata import DeployMetadata
 from mmseg_eomt.deploy.pictures import graph_input, made_pictures
-from mmseg_eomt.deploy.tensorrt.profiles import Profile
+
+if TYPE_CHECKING:
+    from mmseg_eomt.deploy.tensorrt.record import Profile
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What is still the same model.
+
+    Args:
+        agreement: Least share of pixels with the same label.
+        largest: Largest difference of a score.
+        mean: Largest mean difference of scores.
+
+    Differences are counted in units of the largest score of the reference.
+    """
+
+    agreement: float
+    largest: float
+    mean: float
+
+
+LIMITS = {
+    # Rounding of another order of operations.
+    "fp32": Limits(agreement=0.9999, largest=1e-3, mean=1e-5),
+    # A mask's edge moves by a fraction of a pixel: a few scores change much, the mean little.
+    "fp16": Limits(agreement=0.995, largest=0.2, mean=2e-3),
+    "bf16": Limits(agreement=0.98, largest=0.5, mean=1e-2),
+    # Only a dataset can tell whether these errors matter; the limits catch what is broken.
+    "int8": Limits(agreement=0.9, largest=1.0, mean=5e-2),
+}
+
+DROPS = {"fp32": 0.05, "fp16": 0.2, "bf16": 0.5, "int8": 1.0}
+"""By how much mIoU, in percent, may drop on a dataset."""
+
 
 Run = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
 """Runs a batch; outputs by name."""
@@ -48,7 +81,7 @@ def check_engine(
         profile: Shapes that the engine takes.
 
     Raises:
-        ValueError: If fewer labels are the same than `mmseg_eomt.deploy.limits.LIMITS` allows.
+        ValueError: If fewer labels are the same than `mmseg_eomt.deploy.agreement.LIMITS` allows.
     """
     found = []
     for shape in dict.fromkeys((profile.minimum, profile.optimum, profile.maximum)):
