@@ -53,7 +53,7 @@ def predict(args: argparse.Namespace) -> None:
     if Path(args.model).suffix in SUFFIXES:
         count = predict_exported(args)
     else:
-        from mmseg_eomt.apis.predict_files import predict_files  # imports PyTorch
+        from mmseg_eomt.apis.inference import predict_files
 
         count = predict_files(
             args.model,

@@ -10,11 +10,8 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmseg_eomt.apis.arguments import apply_transform_args
-from mmseg_eomt.apis.averaging import apply_ema
-from mmseg_eomt.apis.precision import mixed_precision
-from mmseg_eomt.apis.profiling import apply_profile
-from mmseg_eomt.apis.restart import agree_on_resume
+from mmseg_eomt.apis.options import apply_ema, apply_profile, apply_transform_args, mixed_precision
+from mmseg_eomt.apis.processes import agree_on_resume
 from mmseg_eomt.apis.run import (
     LAUNCHERS,
     default_work_dir,

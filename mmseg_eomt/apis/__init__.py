@@ -8,9 +8,9 @@ from mmseg_eomt.apis.inference import (
     SegmentationModel,
     load_model,
     load_model_from_checkpoint,
+    optimize_for_inference,
 )
-from mmseg_eomt.apis.names import MODEL_NAMES
-from mmseg_eomt.apis.optimize import optimize_for_inference
+from mmseg_eomt.apis.options import MODEL_NAMES
 from mmseg_eomt.apis.pretraining import pretrain
 from mmseg_eomt.apis.resolve import ResolvedRun, resolve_config
 from mmseg_eomt.apis.train import train_semantic_segmentation

@@ -11,9 +11,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmseg_eomt.apis import arguments
-from mmseg_eomt.apis.launch import launch_training
-from mmseg_eomt.apis.names import nearest
+from mmseg_eomt.apis import options
+from mmseg_eomt.apis.options import nearest
+from mmseg_eomt.apis.processes import launch_training
 from mmseg_eomt.apis.run import prepare_folder, run_training
 from mmseg_eomt.apis.train import count_devices
 from mmseg_eomt.checkpoints.run_folder import newest_intact, read_resumable
@@ -191,15 +191,15 @@ def resolve_pretraining(
     cfg.train_dataloader.collate_fn.patch_size = sizes.patch_size
     _apply(cfg, "method_args", method_args, METHOD_ARGS)
     _apply_views(cfg, transform_args)
-    arguments.apply_logger_args(cfg, logger_args)
-    arguments.refuse_unknown("save_checkpoint_args", save_checkpoint_args or {}, CHECKPOINT_ARGS)
-    arguments.apply_checkpoint_args(cfg, save_checkpoint_args)
-    arguments.apply_steps(cfg, steps)
-    arguments.apply_batch_size(
+    options.apply_logger_args(cfg, logger_args)
+    options.refuse_unknown("save_checkpoint_args", save_checkpoint_args or {}, CHECKPOINT_ARGS)
+    options.apply_checkpoint_args(cfg, save_checkpoint_args)
+    options.apply_steps(cfg, steps)
+    options.apply_batch_size(
         cfg, batch_size, micro_batch_size=micro_batch_size, world_size=world_size
     )
-    arguments.apply_num_workers(cfg, num_workers)
-    arguments.apply_precision(cfg, precision)
+    options.apply_num_workers(cfg, num_workers)
+    options.apply_precision(cfg, precision)
     if seed is not None:
         cfg.randomness.seed = seed
     return prepare_pretraining(cfg, data=data, labelled=labelled, resume=resume)
@@ -306,17 +306,17 @@ def train_process(**settings: Any) -> None:
 def _apply(
     cfg: Config, name: str, given: Mapping[str, Any] | None, places: Mapping[str, str]
 ) -> None:
-    arguments.refuse_unknown(name, given or {}, places)
+    options.refuse_unknown(name, given or {}, places)
     for key, value in (given or {}).items():
-        arguments.set_value(cfg, places[key], str(value) if isinstance(value, Path) else value)
+        options.set_value(cfg, places[key], str(value) if isinstance(value, Path) else value)
 
 
 def _apply_views(cfg: Config, transform_args: Mapping[str, Any] | None) -> None:
     given = dict(transform_args or {})
-    arguments.refuse_unknown("transform_args", given, (*VIEW_ARGS, "normalize"))
+    options.refuse_unknown("transform_args", given, (*VIEW_ARGS, "normalize"))
     normalize = given.pop("normalize", None)
     if normalize is not None:
-        arguments.apply_normalize(cfg, normalize)
+        options.apply_normalize(cfg, normalize)
     _views(cfg).update(given)
 
 

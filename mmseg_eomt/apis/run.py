@@ -17,11 +17,14 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS, RUNNERS, VISUALIZERS
 
-from mmseg_eomt.apis.check_data import check_data, explaining_data
-from mmseg_eomt.apis.lost_process import explaining_lost_processes
-from mmseg_eomt.apis.resolve import ResolvedRun, check_same_classes, resolve_config
-from mmseg_eomt.apis.restart import restarts
-from mmseg_eomt.apis.worker_crash import naming_files
+from mmseg_eomt.apis.processes import explaining_lost_processes, naming_files, restarts
+from mmseg_eomt.apis.resolve import (
+    ResolvedRun,
+    check_data,
+    check_same_classes,
+    explaining_data,
+    resolve_config,
+)
 from mmseg_eomt.checkpoints.describe import test_size_of
 from mmseg_eomt.checkpoints.run_folder import (
     checkpoints_of,

@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmseg_eomt.apis import arguments
-from mmseg_eomt.apis.averaging import apply_ema
-from mmseg_eomt.apis.launch import launch_training
-from mmseg_eomt.apis.names import load_model_config
-from mmseg_eomt.apis.profiling import apply_profile
+from mmseg_eomt.apis import options
+from mmseg_eomt.apis.options import apply_ema, apply_profile, load_model_config
+from mmseg_eomt.apis.processes import launch_training
 from mmseg_eomt.apis.resolve import ResolvedRun
 from mmseg_eomt.apis.run import prepare_folder, prepare_training, run_training
 from mmseg_eomt.datasets.data_description import load_data
@@ -140,16 +138,16 @@ def resolve_training(
     cfg: Config = load_model_config(model)
     cfg.work_dir = str(out)
     cfg.launcher = "none" if world_size == 1 else "pytorch"
-    arguments.apply_model_args(cfg, model_args)
-    arguments.apply_transform_args(cfg, transform_args)
-    arguments.apply_logger_args(cfg, logger_args)
-    arguments.apply_checkpoint_args(cfg, save_checkpoint_args)
-    arguments.apply_steps(cfg, steps)
-    arguments.apply_batch_size(
+    options.apply_model_args(cfg, model_args)
+    options.apply_transform_args(cfg, transform_args)
+    options.apply_logger_args(cfg, logger_args)
+    options.apply_checkpoint_args(cfg, save_checkpoint_args)
+    options.apply_steps(cfg, steps)
+    options.apply_batch_size(
         cfg, batch_size, micro_batch_size=micro_batch_size, world_size=world_size
     )
-    arguments.apply_num_workers(cfg, num_workers)
-    arguments.apply_precision(cfg, precision)
+    options.apply_num_workers(cfg, num_workers)
+    options.apply_precision(cfg, precision)
     apply_ema(cfg, ema)
     apply_profile(cfg, profile)
     if seed is not None:

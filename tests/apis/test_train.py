@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 
 from mmseg_eomt.apis import load_model, train_semantic_segmentation
-from mmseg_eomt.apis.names import MODEL_NAMES, load_model_config
+from mmseg_eomt.apis.options import MODEL_NAMES, load_model_config
 from mmseg_eomt.apis.run import prepare_training
 from mmseg_eomt.apis.train import resolve_training
 from mmseg_eomt.checkpoints.weights_file import read_training_notes

@@ -16,7 +16,7 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmseg_eomt.apis.worker_crash import naming_files
+from mmseg_eomt.apis.processes import naming_files
 from mmseg_eomt.datasets import FolderSegDataset, StepSampler
 from mmseg_eomt.datasets.skipping import TooManyBadFilesError, files_in_flight
 from mmseg_eomt.errors import BadFileError

@@ -12,9 +12,9 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
-from mmseg_eomt.apis.precision import mixed_precision
+from mmseg_eomt.apis.options import mixed_precision
 from mmseg_eomt.apis.pretraining import import_project, paths_of, prepare_pretraining
-from mmseg_eomt.apis.restart import agree_on_resume
+from mmseg_eomt.apis.processes import agree_on_resume
 from mmseg_eomt.apis.run import LAUNCHERS, default_work_dir, run_training, world_size_of
 from mmseg_eomt.engine.process_group import end_with_launcher
 from mmseg_eomt.errors import run_tool

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from PIL import Image
 
-from mmseg_eomt.apis.check_data import check_data, explaining_data
+from mmseg_eomt.apis.resolve import check_data, explaining_data
 from mmseg_eomt.datasets import FolderSegDataset, load_data
 from mmseg_eomt.datasets.check.quick_check import quick_check
 

@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from mmseg_eomt.apis.restart import MARK, agree_on_resume
+from mmseg_eomt.apis.processes import MARK, agree_on_resume
 from mmseg_eomt.apis.run import run_training
 from mmseg_eomt.engine.process_group import end_with_launcher
 from mmseg_eomt.safe_write import write_text

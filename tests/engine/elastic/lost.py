@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-from mmseg_eomt.apis.lost_process import explaining_lost_processes
+from mmseg_eomt.apis.processes import explaining_lost_processes
 from mmseg_eomt.apis.run import run_training
 from tests.engine.engine_toys import ToySegmentor
 from tests.engine.exact import exact_runner

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmseg_eomt.apis.restart import agree_on_resume
+from mmseg_eomt.apis.processes import agree_on_resume
 from tests.apis.tiny import make_data
 from tests.checkpoints.test_sharded import assert_bit_equal
 from tests.engine.elastic.agent import STEPS, Agent, after, differences, in_a_write

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmseg_eomt.apis import load_model, train_semantic_segmentation
-from mmseg_eomt.apis.predict_files import predict_files
+from mmseg_eomt.apis.inference import predict_files
 from mmseg_eomt.apis.run import run_test
 from mmseg_eomt.apis.train import resolve_training
 from tests.apis.tiny import CLASSES, FEW_FILES, make_data, tiny_call
@@ -96,7 +96,7 @@ def test_files_of_other_channels_are_found_before_training(tmp_path: Path) -> No
 
 
 def test_only_folder_datasets_have_other_channels(tmp_path: Path) -> None:
-    from mmseg_eomt.apis.names import load_model_config
+    from mmseg_eomt.apis.options import load_model_config
     from mmseg_eomt.apis.resolve import set_channels
 
     cfg = load_model_config("dinov3/vits16-eomt")

@@ -1,15 +1,19 @@
-"""Arguments of the Python call as changes of the config of the same model."""
+"""Arguments of a run (Python's and the tools') as changes of a config, and the models' names."""
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
-from mmseg_eomt.apis.names import nearest
+from mmseg_eomt.config_files import config_path
+from mmseg_eomt.engine.hooks.profile import ProfileHook, check_window
+from mmseg_eomt.models.architectures import ARCHITECTURES
 
 # Argument -> where it lives in the config.
 MODEL_ARGS = {
@@ -328,3 +332,95 @@ def _scale_jitter(cfg: Config, value: Any) -> None:
     for step in steps_of(cfg, "train"):
         if step["type"] == "ScaleJitterCrop":
             step["scale"] = (value["min_scale"], value["max_scale"])
+
+
+def apply_ema(cfg: Config, ema: bool | float | None) -> None:
+    """Switch the exponential moving average of the weights on or off.
+
+    With it, validation, `exported/best.safetensors` and `exported/last.safetensors` are those of
+    the averaged weights.
+
+    Args:
+        cfg: The config; its hooks are changed.
+        ema: True averages over about the last hundredth of the steps so far, whatever the length
+            of the run (MMEngine's `MomentumAnnealingEMA` with its defaults: a new step counts
+            `max(0.0002, 100 / (100 + step))`). A number between 0 and 1 is the constant share with
+            which a new step counts. False switches it off, None keeps the config's.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if ema is None:
+        return
+    hook: dict[str, Any] = {"type": "EMAHook"}
+    if ema is True:
+        hook["ema_type"] = "MomentumAnnealingEMA"
+    elif ema is not False:
+        if isinstance(ema, str) or not 0 < ema < 1:
+            raise ValueError(
+                f"ema is {ema!r}: give True, False, or the share with which a new step counts, "
+                "between 0 and 1, such as 0.001."
+            )
+        hook["momentum"] = float(ema)
+    hooks = [own for own in cfg.get("custom_hooks") or () if own["type"] != "EMAHook"]
+    cfg.custom_hooks = [*hooks, hook] if ema is not False else hooks
+
+
+def apply_profile(cfg: Config, window: Sequence[int] | None) -> None:
+    """Profile some steps of a run, see `ProfileHook`.
+
+    Args:
+        cfg: The config, with its number of steps; its hooks are changed.
+        window: The first step, from 1 as in the log, and how many. None keeps the config's hooks.
+
+    Raises:
+        ValueError: If it is no such pair, or the run does not have these steps.
+    """
+    if window is None:
+        return
+    if isinstance(window, str) or len(window) != 2:
+        raise ValueError(f"profile is {window!r}: give (STEP, COUNT), such as (100, 5).")
+    step, count = map(int, window)
+    check_window(step, count, first=1, last=int(cfg.train_cfg.max_iters))
+    name = ProfileHook.__name__
+    hooks = [own for own in cfg.get("custom_hooks") or () if own["type"] != name]
+    cfg.custom_hooks = [*hooks, {"type": name, "step": step, "count": count}]
+
+
+def mixed_precision() -> str:
+    """Return 'fp16' on CUDA devices without native bfloat16, else 'bf16'."""
+    if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 8:
+        return "fp16"
+    return "bf16"
+
+
+SUFFIX = "-eomt"
+MODEL_NAMES = tuple(f"{name}{SUFFIX}" for name in ARCHITECTURES)
+
+
+def load_model_config(model: str) -> Config:
+    """Return the config of a model name: `eomt/{family}_{arch}_folder.py`.
+
+    Args:
+        model: One of `MODEL_NAMES`, such as 'dinov3/vits16-eomt'. '-noreg' ones differ from the
+            config by the backbone's `arch` alone.
+
+    Raises:
+        ValueError: If there is no such model; the message lists all.
+    """
+    if model not in MODEL_NAMES:
+        raise ValueError(
+            f"model is {model!r}. {nearest(model, MODEL_NAMES)}Allowed: {', '.join(MODEL_NAMES)}."
+        )
+    family, arch = model.removesuffix(SUFFIX).split("/")
+    cfg: Any = Config.fromfile(
+        config_path(f"eomt/{family}_{arch.removesuffix('-noreg')}_folder.py")
+    )
+    cfg.model.backbone.arch = arch
+    return cfg
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return 'Did you mean ...? ' or nothing."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
