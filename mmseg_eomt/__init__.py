@@ -1,31 +1,31 @@
 """EoMT semantic segmentation for MMSegmentation. Importing it registers every component.
 
 It does so at once where a package of OpenMMLab is imported already, as in every config and tool,
-and otherwise as soon as mmseg is imported, or anything here that needs PyTorch is used. Until then
-neither PyTorch nor OpenMMLab is imported: `mmseg_eomt.deploy` runs where they are not installed.
+and otherwise as soon as mmseg is imported. Until then neither PyTorch nor OpenMMLab is imported:
+`mmseg_eomt.deploy` runs where they are not installed. A component itself is imported when mmseg's
+registry is asked for one of its kind.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mmseg_eomt.import_hook import AfterImport
+from mmseg_eomt.lazy_names import lazy_names
+from mmseg_eomt.registration import AfterImport, register
 from mmseg_eomt.version import __version__
 
 if TYPE_CHECKING:
-    from mmseg_eomt import datasets, engine, evaluation, models
-    from mmseg_eomt.apis import (
-        MODEL_NAMES,
+    from mmseg_eomt.apis.export import export_onnx
+    from mmseg_eomt.apis.inference import (
         SegmentationModel,
-        export_onnx,
         load_model,
         load_model_from_checkpoint,
         optimize_for_inference,
-        pretrain,
-        train_semantic_segmentation,
     )
+    from mmseg_eomt.apis.options import MODEL_NAMES
+    from mmseg_eomt.apis.pretraining import pretrain
+    from mmseg_eomt.apis.train import train_semantic_segmentation
     from mmseg_eomt.checkpoints.convert import convert_checkpoint
     from mmseg_eomt.config_files import config_path
 
@@ -35,46 +35,32 @@ __all__ = [
     "__version__",
     "config_path",
     "convert_checkpoint",
-    "datasets",
-    "engine",
-    "evaluation",
     "export_onnx",
     "load_model",
     "load_model_from_checkpoint",
-    "models",
     "optimize_for_inference",
     "pretrain",
     "train_semantic_segmentation",
 ]
 
-# Modules that are attributes as soon as they are asked for, and where the other names come from.
-_MODULES = (
-    *("apis", "checkpoints", "compat", "config_files", "datasets"),
-    *("deploy", "engine", "evaluation", "models"),
+__getattr__, __dir__, _ = lazy_names(
+    __name__,
+    {
+        "MODEL_NAMES": "apis.options",
+        "SegmentationModel": "apis.inference",
+        "config_path": "config_files",
+        "convert_checkpoint": "checkpoints.convert",
+        "export_onnx": "apis.export",
+        "load_model": "apis.inference",
+        "load_model_from_checkpoint": "apis.inference",
+        "optimize_for_inference": "apis.inference",
+        "pretrain": "apis.pretraining",
+        "train_semantic_segmentation": "apis.train",
+    },
 )
-_HOMES = {"config_path": "config_files", "convert_checkpoint": "checkpoints.convert"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(f"{__name__}.{_HOMES.get(name, 'apis')}")
-    value = globals()[name] = getattr(home, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
-
-
-def _register() -> None:
-    importlib.import_module(f"{__name__}.registration")
-
 
 if any(package in sys.modules for package in ("mmengine", "mmcv", "mmseg")):
-    _register()
+    register()
 else:
     # All components are in registries of mmseg, so nobody can ask for one before.
-    AfterImport("mmseg", _register).put_on()
+    AfterImport("mmseg", register).put_on()

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-import mmseg_eomt.registration  # noqa: F401  (registers the components)
+import mmseg_eomt  # noqa: F401  (registers the components)
 import tests.plain_configs  # noqa: F401  (saves most of the time of a tiny run)
 
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import mmseg_eomt.registration  # noqa: F401  (comes first)
-from mmseg_eomt.apis.export import export_onnx
-from mmseg_eomt.apis.inference import (
-    SegmentationModel,
-    load_model,
-    load_model_from_checkpoint,
-    optimize_for_inference,
-)
-from mmseg_eomt.apis.options import MODEL_NAMES
-from mmseg_eomt.apis.pretraining import pretrain
-from mmseg_eomt.apis.resolve import ResolvedRun, resolve_config
-from mmseg_eomt.apis.train import train_semantic_segmentation
-from mmseg_eomt.engine.hooks.start_from import StartFromHook, start_from
+from mmseg_eomt import compat
+from mmseg_eomt.lazy_names import lazy_names
 
-__all__ = [
-    "MODEL_NAMES",
-    "ResolvedRun",
-    "SegmentationModel",
-    "StartFromHook",
-    "export_onnx",
-    "load_model",
-    "load_model_from_checkpoint",
-    "optimize_for_inference",
-    "pretrain",
-    "resolve_config",
-    "start_from",
-    "train_semantic_segmentation",
-]
+compat.apply()  # before anything here imports mmseg
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "MODEL_NAMES": "options",
+        "ResolvedRun": "resolve",
+        "SegmentationModel": "inference",
+        "export_onnx": "export",
+        "load_model": "inference",
+        "load_model_from_checkpoint": "inference",
+        "optimize_for_inference": "inference",
+        "pretrain": "pretraining",
+        "resolve_config": "resolve",
+        "train_semantic_segmentation": "train",
+    },
+)

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-import mmseg_eomt.registration  # noqa: F401  (comes first)
+from mmseg_eomt import compat
+
+compat.apply()  # before anything here imports mmseg

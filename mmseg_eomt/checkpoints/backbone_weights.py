@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmseg.registry import WEIGHT_INITIALIZERS
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -57,6 +58,24 @@ def load_pretrained(vit: Any, source: str, *, hub_name: str | None = None) -> No
     """
     path = locate(source, hub_name=hub_name)
     load_strictly(vit, convert_weights(read_weights(path), vit, origin=str(path)), str(path))
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class PretrainedViT:
+    """Loads weights into a backbone's ViT, as mmengine's weight initialisers do.
+
+    Args:
+        source (str): As of :func:`load_pretrained`, and so are the errors.
+        hub_name (str, optional): Likewise. Defaults to None.
+    """
+
+    def __init__(self, source: str, *, hub_name: str | None = None) -> None:
+        self.source = source
+        self.hub_name = hub_name
+
+    def __call__(self, backbone: Any) -> None:
+        """Fills ``backbone.vit``."""
+        load_pretrained(backbone.vit, self.source, hub_name=self.hub_name)
 
 
 def locate(source: str, *, hub_name: str | None = None) -> Path:

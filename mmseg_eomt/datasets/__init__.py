@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import mmseg_eomt.registration  # noqa: F401  (comes first)
-from mmseg_eomt.datasets import transforms
-from mmseg_eomt.datasets.data_description import DataDescription, load_data
-from mmseg_eomt.datasets.folder_dataset import FolderSegDataset
-from mmseg_eomt.datasets.samplers import BalancedStepSampler, SampleIndex, StepSampler
+from mmseg_eomt.lazy_names import lazy_names
 
-__all__ = [
-    "BalancedStepSampler",
-    "DataDescription",
-    "FolderSegDataset",
-    "SampleIndex",
-    "StepSampler",
-    "load_data",
-    "transforms",
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "BalancedStepSampler": "samplers",
+        "DataDescription": "data_description",
+        "FolderSegDataset": "folder_dataset",
+        "SampleIndex": "samplers",
+        "StepSampler": "samplers",
+        "load_data": "data_description",
+    },
+)

@@ -1,8 +1,10 @@
-"""How training runs: optimiser, schedule, loop, hooks and logs. Importing it registers them."""
+"""How training runs: optimiser, schedule, loop, hooks and logs."""
 
 from __future__ import annotations
 
-import mmseg_eomt.registration  # noqa: F401  (comes first)
-from mmseg_eomt.engine import hooks, loggers, optimizer, runner, schedules
+from mmseg_eomt import compat
+from mmseg_eomt.lazy_names import lazy_names
 
-__all__ = ["hooks", "loggers", "optimizer", "runner", "schedules"]
+compat.apply()  # before anything here imports mmseg
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, {})

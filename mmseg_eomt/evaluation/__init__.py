@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-import mmseg_eomt.registration  # noqa: F401  (comes first)
-from mmseg_eomt.evaluation.segmentation_metric import SegmentationMetric
+from mmseg_eomt import compat
+from mmseg_eomt.lazy_names import lazy_names
 
-__all__ = ["SegmentationMetric"]
+compat.apply()  # before anything here imports mmseg
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "SegmentationMetric": "segmentation_metric",
+    },
+)

@@ -1,26 +1,25 @@
-"""Backbones, head, loss and segmentor. Importing this package registers them."""
+"""Backbones, head, loss and segmentor."""
 
 from __future__ import annotations
 
-import mmseg_eomt.registration  # noqa: F401  (comes first)
-from mmseg_eomt.models.architectures import ARCHITECTURES, Architecture, resolve_architecture
-from mmseg_eomt.models.backbones import DINOv2, DINOv3, TimmViT
-from mmseg_eomt.models.eomt_head import EoMTHead
-from mmseg_eomt.models.eomt_segmentor import EoMTSegmentor
-from mmseg_eomt.models.mask_loss import MaskClassificationLoss
-from mmseg_eomt.models.matcher import HungarianMatcher
-from mmseg_eomt.models.vit import ViTBackbone
+from mmseg_eomt import compat
+from mmseg_eomt.lazy_names import lazy_names
 
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "DINOv2",
-    "DINOv3",
-    "EoMTHead",
-    "EoMTSegmentor",
-    "HungarianMatcher",
-    "MaskClassificationLoss",
-    "TimmViT",
-    "ViTBackbone",
-    "resolve_architecture",
-]
+compat.apply()  # before anything here imports mmseg
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "ARCHITECTURES": "architectures",
+        "Architecture": "architectures",
+        "DINOv2": "backbones",
+        "DINOv3": "backbones",
+        "EoMTHead": "eomt_head",
+        "EoMTSegmentor": "eomt_segmentor",
+        "HungarianMatcher": "matcher",
+        "MaskClassificationLoss": "mask_loss",
+        "TimmViT": "backbones",
+        "ViTBackbone": "vit",
+        "resolve_architecture": "architectures",
+    },
+)

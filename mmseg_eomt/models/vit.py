@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule, initialize
+from mmseg.registry import WEIGHT_INITIALIZERS
 from timm.layers import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from torch import Tensor, nn
@@ -255,9 +256,9 @@ class ViTBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
             ValueError: If it does not fit; missing and unexpected keys are listed.
         """
         if self.pretrained is not None:
-            from mmseg_eomt.checkpoints.backbone_weights import load_pretrained
-
-            load_pretrained(self.vit, self.pretrained, hub_name=self.hub_name)
+            # Registered by checkpoints, which stand above models and know the files' layouts.
+            load = dict(type="PretrainedViT", source=self.pretrained, hub_name=self.hub_name)
+            WEIGHT_INITIALIZERS.build(load)(self)
         elif self.init_cfg is not None:
             initialize(self, self.init_cfg)
         self._is_init = True

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from mmseg_eomt.datasets.check.check import check_dataset
-from mmseg_eomt.datasets.check.findings import DatasetReport, FileNote, Finding, SplitNumbers
-from mmseg_eomt.datasets.check.report import html_report, text_report
+from mmseg_eomt.lazy_names import lazy_names
 
-__all__ = [
-    "DatasetReport",
-    "FileNote",
-    "Finding",
-    "SplitNumbers",
-    "check_dataset",
-    "html_report",
-    "text_report",
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "DatasetReport": "findings",
+        "FileNote": "findings",
+        "Finding": "findings",
+        "SplitNumbers": "findings",
+        "check_dataset": "check",
+        "html_report": "report",
+        "text_report": "report",
+    },
+)

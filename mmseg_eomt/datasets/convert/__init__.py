@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from mmseg_eomt.datasets.convert.coco import convert_coco
-from mmseg_eomt.datasets.convert.color_masks import convert_colors, convert_cvat
-from mmseg_eomt.datasets.convert.known import KNOWN, describe_known
-from mmseg_eomt.datasets.convert.label_studio import convert_label_studio
-from mmseg_eomt.datasets.convert.labelme import convert_labelme
-from mmseg_eomt.datasets.convert.output import Report
+from mmseg_eomt.lazy_names import lazy_names
 
-__all__ = [
-    "KNOWN",
-    "Report",
-    "convert_coco",
-    "convert_colors",
-    "convert_cvat",
-    "convert_label_studio",
-    "convert_labelme",
-    "describe_known",
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "KNOWN": "known",
+        "Report": "output",
+        "convert_coco": "coco",
+        "convert_colors": "color_masks",
+        "convert_cvat": "color_masks",
+        "convert_label_studio": "label_studio",
+        "convert_labelme": "labelme",
+        "describe_known": "known",
+    },
+)

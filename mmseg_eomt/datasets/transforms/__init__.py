@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from mmseg_eomt.datasets.transforms.albumentations_steps import AlbumentationsSteps
-from mmseg_eomt.datasets.transforms.color import ChannelDrop, EoMTColorJitter
-from mmseg_eomt.datasets.transforms.crops import RareClassCrop, ScaleJitterCrop
-from mmseg_eomt.datasets.transforms.loading import (
-    LoadFolderAnnotations,
-    LoadFolderImage,
-    PackByteInputs,
-    ResizeShortSide,
-    SeedSample,
-)
-from mmseg_eomt.datasets.transforms.rotation import RandomQuarterTurn, RandomRotation
+from mmseg_eomt.lazy_names import lazy_names
 
-__all__ = [
-    "AlbumentationsSteps",
-    "ChannelDrop",
-    "EoMTColorJitter",
-    "LoadFolderAnnotations",
-    "LoadFolderImage",
-    "PackByteInputs",
-    "RandomQuarterTurn",
-    "RandomRotation",
-    "RareClassCrop",
-    "ResizeShortSide",
-    "ScaleJitterCrop",
-    "SeedSample",
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "AlbumentationsSteps": "albumentations_steps",
+        "ChannelDrop": "color",
+        "EoMTColorJitter": "color",
+        "LoadFolderAnnotations": "loading",
+        "LoadFolderImage": "loading",
+        "PackByteInputs": "loading",
+        "RandomQuarterTurn": "rotation",
+        "RandomRotation": "rotation",
+        "RareClassCrop": "crops",
+        "ResizeShortSide": "loading",
+        "ScaleJitterCrop": "crops",
+        "SeedSample": "loading",
+    },
+)

@@ -6,11 +6,11 @@ interface alone. MMDeploy itself is optional: this is the only part of the packa
 
 from __future__ import annotations
 
-import mmseg_eomt.registration  # noqa: F401
-from mmseg_eomt.compat import require_mmdeploy
+from mmseg_eomt import compat
 
-# Before anything imports mmdeploy.
-require_mmdeploy()
+# Before anything imports mmseg or mmdeploy.
+compat.apply()
+compat.require_mmdeploy()
 
 from mmseg_eomt.deploy.mmdeploy import (  # noqa: E402
     backend_segmentor,

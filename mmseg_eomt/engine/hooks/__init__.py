@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from mmseg_eomt.engine.hooks.checkpoint import ExportWeightsHook, SafeCheckpointHook
-from mmseg_eomt.engine.hooks.mask_annealing import (
-    MaskAnnealingHook,
-    default_windows,
-    mask_probability,
-)
-from mmseg_eomt.engine.hooks.prediction_pictures import PredictionPictureHook
-from mmseg_eomt.engine.hooks.profile import ProfileHook
-from mmseg_eomt.engine.hooks.progress import ProgressHook
-from mmseg_eomt.engine.hooks.start_from import StartFromHook
-from mmseg_eomt.engine.hooks.training_log import TrainingMonitorHook, role_rates
-from mmseg_eomt.engine.hooks.weight_hash import WeightHashHook
+from mmseg_eomt.lazy_names import lazy_names
 
-__all__ = [
-    "ExportWeightsHook",
-    "MaskAnnealingHook",
-    "PredictionPictureHook",
-    "ProfileHook",
-    "ProgressHook",
-    "SafeCheckpointHook",
-    "StartFromHook",
-    "TrainingMonitorHook",
-    "WeightHashHook",
-    "default_windows",
-    "mask_probability",
-    "role_rates",
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "ExportWeightsHook": "checkpoint",
+        "MaskAnnealingHook": "mask_annealing",
+        "PredictionPictureHook": "prediction_pictures",
+        "ProfileHook": "profile",
+        "ProgressHook": "progress",
+        "SafeCheckpointHook": "checkpoint",
+        "StartFromHook": "start_from",
+        "TrainingMonitorHook": "training_log",
+        "WeightHashHook": "weight_hash",
+        "default_windows": "mask_annealing",
+        "mask_probability": "mask_annealing",
+        "role_rates": "training_log",
+    },
+)

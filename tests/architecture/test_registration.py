@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from mmseg_eomt.registration import LOCATIONS
+
+ROOT = Path(__file__).parents[2]
 
 HEAVY = "('torch', 'mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'timm')"
 NOTHING_HEAVY = f"import sys; assert not [name for name in {HEAVY} if name in sys.modules]\n"
@@ -57,6 +60,7 @@ ORDERS = {
     "evaluation": "import mmseg_eomt.evaluation" + BUILDS,
     "models": "import mmseg_eomt.models" + BUILDS,
     "checkpoints": "import mmseg_eomt.checkpoints.weights_file" + BUILDS,
+    "a file": "import mmseg_eomt.models.positions" + BUILDS,
 }
 LIGHT = {
     "the package": "import mmseg_eomt; mmseg_eomt.__version__; dir(mmseg_eomt)",
@@ -76,7 +80,7 @@ sys.meta_path.insert(0, Missing)
 """
 
 
-WITHOUT_TORCH = ("deploy", "images")  # sub-packages
+WITHOUT_TORCH = ("datasets", "deploy", "images")  # sub-packages
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -112,12 +116,22 @@ def test_what_needs_the_packages_says_how_to_install_them() -> None:
     assert "ModuleNotFoundError" in result.stderr
 
 
-def test_each_sub_package_registers_first_or_needs_no_torch() -> None:
+def test_each_sub_package_mends_the_packages_first_or_needs_no_torch() -> None:
     for path in sorted((ROOT / "mmseg_eomt").glob("*/__init__.py")):
-        lines = path.read_text().splitlines()
-        first = next((line for line in lines if line.startswith(("import", "from mm"))), "")
-        registers = first.startswith("import mmseg_eomt.registration")
-        assert registers != (path.parent.name in WITHOUT_TORCH), path
+        mends = "compat.apply()" in path.read_text()
+        assert mends != (path.parent.name in WITHOUT_TORCH), path
+
+
+def test_every_component_lies_where_its_registry_looks() -> None:
+    """A file that registers something and is not in the table would be found by chance alone."""
+    registers = re.compile(r"^@([A-Z_]+)\.register_module\(", re.MULTILINE)
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "mmseg_eomt").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT / "mmseg_eomt").with_suffix("").parts)
+        if not module.startswith("deploy."):  # in registries of MMDeploy
+            for registry in registers.findall(path.read_text()):
+                found.setdefault(registry, set()).add(module)
+    assert found == {registry: set(modules) for registry, modules in LOCATIONS.items()}
 
 
 def test_unknown_names_are_attribute_errors() -> None:
