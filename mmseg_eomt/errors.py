@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -11,24 +12,23 @@ USER_ERRORS = (ValueError, OSError, ImportError, KeyError, FloatingPointError)
 EXIT_USER_ERROR = 2
 
 
-def run_tool(tool: Callable[[], None], *, debug: bool) -> int:
+def run_tool(tool: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
     """Run a tool and turn wrong input into one paragraph on stderr.
 
     Args:
-        tool: What to run.
-        debug: Let the exception pass, with its traceback.
+        tool: What to run; it may return an exit code.
+        args: What it is handed. With ``args.debug`` exceptions pass, with their traceback.
 
     Returns:
-        0, or 2 for wrong input (the exit code of argparse for wrong arguments).
+        The tool's exit code, or 2 for wrong input (that of argparse for wrong arguments).
     """
     try:
-        tool()
+        return tool(args) or 0
     except USER_ERRORS as error:
-        if debug:
+        if args.debug:
             raise
         print(f"Error: {describe(error)}\n(--debug shows the traceback)", file=sys.stderr)
         return EXIT_USER_ERROR
-    return 0
 
 
 def describe(error: BaseException) -> str:

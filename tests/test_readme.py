@@ -45,7 +45,8 @@ def test_tool_commands_parse_and_name_files_that_exist(command: str) -> None:
         if argument.startswith(("configs/", "projects/")):
             assert (ROOT / argument).is_file(), argument
     if tool.endswith(".py"):
-        args = runpy.run_path(str(ROOT / tool))["parse_args"](arguments)
+        command_of_tool = runpy.run_path(str(ROOT / tool))["main"].__globals__
+        args = command_of_tool["parse_args"](arguments)
         if options := getattr(args, "cfg_options", None):
             cfg = Config.fromfile(ROOT / "configs/eomt/dinov3_vits16_folder.py")
             for key in options:

@@ -14,6 +14,7 @@ FLOORS = (
     {"checkpoints"},
     {"engine", "deploy"},
     {"apis"},
+    {"commands"},
     {"registration"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -80,7 +80,7 @@ sys.meta_path.insert(0, Missing)
 """
 
 
-WITHOUT_TORCH = ("datasets", "deploy", "images")  # sub-packages
+WITHOUT_TORCH = ("commands", "datasets", "deploy", "images")  # sub-packages
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,6 @@ Without --data it makes scenes of 480x360 and of 2048x1024 pixels in a temporary
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,18 +33,16 @@ QUICK_SETS = ((48, 36, 4, 32),)
 
 def make_data(folder: Path, width: int, height: int, count: int) -> Path:
     """Scenes of tools/make_dataset.py, all of one size; returns their data.yaml."""
-    spec = importlib.util.spec_from_file_location("make_dataset", TOOLS / "make_dataset.py")
-    assert spec is not None and spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    from mmseg_eomt.commands import make_dataset
+
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     for index in range(count):
-        image, mask = tool.make_scene((0, index), width, height)
+        image, mask = make_dataset.make_scene((0, index), width, height)
         image.save(folder / "images" / f"{index}.jpg", quality=92)
         mask.save(folder / "masks" / f"{index}.png")
     lines = ["train: {images: images, masks: masks}", "classes:"]
-    lines += [f"  {label}: {name}" for label, name in enumerate(tool.CLASSES)]
+    lines += [f"  {label}: {name}" for label, name in enumerate(make_dataset.CLASSES)]
     (folder / "data.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / "data.yaml"
 

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -193,6 +192,8 @@ def read_source(source: Mapping[str, Any] | str | Path) -> tuple[Any, tuple[int,
         return source, None, 3
     if not Path(source).is_file():
         raise FileNotFoundError(f"{source}: no such config file.")
+    from mmengine.config import Config
+
     cfg = Config.fromfile(str(source))
     datasets = [cfg[name].dataset for name in _LOADERS if cfg.get(name)]
     folder_datasets = [d for d in datasets if d.get("type") == "FolderSegDataset"]

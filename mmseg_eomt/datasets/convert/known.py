@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from mmseg.datasets import ADE20KDataset, CityscapesDataset, COCOStuffDataset, PascalVOCDataset
 
 from mmseg_eomt.datasets.convert.annotations import files_by_stem, images_by_stem
 from mmseg_eomt.datasets.convert.output import (
@@ -172,9 +170,16 @@ def _layouts(
     return result
 
 
-def _named(kind: Any, labels: Mapping[int, int]) -> dict[int, dict[str, Any]]:
+def _metainfo(dataset: str) -> tuple[Sequence[str], Any]:
+    """Class names and palette that mmseg has for a dataset."""
+    from mmseg import datasets
+
+    metainfo = getattr(datasets, dataset).METAINFO
+    return metainfo["classes"], metainfo["palette"]
+
+
+def _named(names: Sequence[str], labels: Mapping[int, int]) -> dict[int, Any]:
     """Classes of a dataset of mmseg: its position gets the id and mask value of ``labels``."""
-    names = kind.METAINFO["classes"]
     return {i: {"name": names[n], "labels": [v]} for n, (i, v) in enumerate(labels.items())}
 
 
@@ -199,8 +204,9 @@ def _voc(root: Path) -> _Known:
             )
             raise FileNotFoundError(f"{listed}: {found or 'is empty'}. Unpack the dataset again.")
         splits[split] = _Layout(images, masks, pairs, direct=False)
-    classes = _named(PascalVOCDataset, {i: i for i in range(21)})
-    return _Known(classes, [255], PascalVOCDataset.METAINFO["palette"], splits)
+    names, palette = _metainfo("PascalVOCDataset")
+    classes = _named(names, {i: i for i in range(21)})
+    return _Known(classes, [255], palette, splits)
 
 
 def _ade20k(root: Path) -> _Known:
@@ -212,8 +218,9 @@ def _ade20k(root: Path) -> _Known:
         },
     )
     # 0 means "other objects" and is not evaluated.
-    classes = _named(ADE20KDataset, {i: i for i in range(1, 151)})
-    return _Known(classes, [0, 255], ADE20KDataset.METAINFO["palette"], splits)
+    names, palette = _metainfo("ADE20KDataset")
+    classes = _named(names, {i: i for i in range(1, 151)})
+    return _Known(classes, [0, 255], palette, splits)
 
 
 # labelIds of the 19 classes that are evaluated, by train id. Source: labels.py of
@@ -228,9 +235,10 @@ def _cityscapes(root: Path) -> _Known:
         image_end="_leftImg8bit",
         mask_end="_gtFine_labelIds",
     )
-    classes = _named(CityscapesDataset, dict(enumerate(_CITYSCAPES)))
+    names, palette = _metainfo("CityscapesDataset")
+    classes = _named(names, dict(enumerate(_CITYSCAPES)))
     others = [value for value in range(34) if value not in _CITYSCAPES]
-    return _Known(classes, [*others, 255], CityscapesDataset.METAINFO["palette"], splits)
+    return _Known(classes, [*others, 255], palette, splits)
 
 
 # Numbers of 0 to 181 that name no class. Source: labels.txt of nightrome/cocostuff (there from 1).
@@ -251,8 +259,9 @@ def _coco_stuff(root: Path) -> _Known:
     else:
         splits = _layouts(root, folders)
         labels = {i: i for i in range(182) if i not in _COCO_GAPS}
-    classes = _named(COCOStuffDataset, labels)
-    return _Known(classes, [255], COCOStuffDataset.METAINFO["palette"], splits)
+    names, palette = _metainfo("COCOStuffDataset")
+    classes = _named(names, labels)
+    return _Known(classes, [255], palette, splits)
 
 
 KNOWN: dict[str, Callable[[Path], _Known]] = {

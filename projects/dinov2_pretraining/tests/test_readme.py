@@ -52,7 +52,7 @@ def load_tool(command: str) -> tuple[dict[str, Any], list[str]]:
     place = next(number for number, word in enumerate(words) if word.endswith(".py"))
     arguments = [str(ROOT / w) if "configs/" in w else w for w in words[place + 1 :]]
     assert all(Path(argument).is_file() for argument in arguments if "configs/" in argument)
-    return runpy.run_path(str(ROOT / words[place])), arguments
+    return runpy.run_path(str(ROOT / words[place]))["main"].__globals__, arguments
 
 
 @pytest.fixture

@@ -57,11 +57,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """Train what is missing, print the table, write the results.
-
-    Returns:
-        The content of comparison.json.
+def compare(args: argparse.Namespace) -> None:
+    """Train what is missing, print the table, write the results as comparison.json.
 
     Raises:
         FileNotFoundError: If the config, the data or a file of weights is missing.
@@ -81,7 +78,6 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     write_text(args.out / "comparison.json", json.dumps(results, indent=2) + "\n")
     draw(curves, args.out / "comparison.png")
     print_results(results)
-    return results
 
 
 def name_starts(starts: Sequence[str]) -> dict[str, str]:
@@ -220,8 +216,7 @@ def draw(curves: dict[str, dict[str, Curve]], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
-    args = parse_args(argv)
-    return run_tool(lambda: compare(args), debug=args.debug)
+    return run_tool(compare, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ from mmseg_eomt.apis.pretraining import (
     resolve_pretraining,
 )
 from mmseg_eomt.checkpoints.torch_file import read_training_checkpoint
+from mmseg_eomt.commands import pretrain
 from mmseg_eomt.models.architectures import ARCHITECTURES
 
-PRETRAIN: Any = runpy.run_path(str(CONFIGS.parent / "tools" / "pretrain.py"))
+PRETRAIN: Any = vars(pretrain)
 CALL: dict[str, Any] = {
     "steps": 2,
     "batch_size": 4,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mmseg_eomt.commands import convert_dataset
 from mmseg_eomt.datasets import FolderSegDataset
 
-TOOL = Path(__file__).parents[2] / "tools" / "convert_dataset.py"
 Run = Callable[..., int]
 
 
 def load_tool() -> Run:
     """The tool's main, with any arguments."""
-    spec = importlib.util.spec_from_file_location("convert_dataset", TOOL)
-    assert spec is not None and spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return lambda *arguments: int(tool.main([str(argument) for argument in arguments]))
+    return lambda *arguments: int(convert_dataset.main([str(argument) for argument in arguments]))
 
 
 def image(path: Path, width: int = 30, height: int = 20) -> Path:

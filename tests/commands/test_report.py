@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from mmseg_eomt.commands import test as command
 from tests.deploy.lively import CLASSES, lively_config, lively_weights, picture
 from tests.ranks import run_ranks
 
@@ -26,11 +26,7 @@ UNLABELLED = 255
 
 def run_tool_test(arguments: list[str]) -> None:
     """Runs tools/test.py in this process; also what each of several processes does."""
-    spec = importlib.util.spec_from_file_location("tool_test", ROOT / "tools" / "test.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.main(arguments) == 0
+    assert command.main(arguments) == 0
 
 
 def make_data(folder: Path) -> None:
@@ -151,6 +147,6 @@ def test_two_processes_write_the_same_report(folder: Path) -> None:
     """Five images: one process would test one of them twice."""
     run_tool_test(arguments(folder, folder / "one"))
     both = arguments(folder, folder / "both", "--launcher", "pytorch")
-    run_ranks(2, "tests.tools.test_report:run_tool_test", both, log=folder / "log")
+    run_ranks(2, "tests.commands.test_report:run_tool_test", both, log=folder / "log")
     for name in FILES:
         assert (folder / "both" / name).read_bytes() == (folder / "one" / name).read_bytes(), name

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.converting import Run, image, load_tool, png, reads, state, write
+from tests.commands.converting import Run, image, load_tool, png, reads, state, write
 
 
 @pytest.fixture(name="run")

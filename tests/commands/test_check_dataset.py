@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from html.parser import HTMLParser
@@ -13,16 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TOOL = Path(__file__).parents[2] / "tools" / "check_dataset.py"
+from mmseg_eomt.commands import check_dataset
 
 
 @pytest.fixture(name="run")
 def _run() -> Any:
-    spec = importlib.util.spec_from_file_location("check_dataset_tool", TOOL)
-    assert spec is not None and spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return lambda *arguments: tool.main([str(argument) for argument in arguments])
+    return lambda *arguments: check_dataset.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(name="data")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mmseg_eomt.datasets import load_data
-from tests.tools.converting import Run, image, load_tool, mask_of, png, reads, write
+from tests.commands.converting import Run, image, load_tool, mask_of, png, reads, write
 
 
 @pytest.fixture(name="run")

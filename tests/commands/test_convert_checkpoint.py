@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,13 @@ import pytest
 import torch
 
 import mmseg_eomt
+from mmseg_eomt.commands import convert_checkpoint
 from tests.checkpoints.layouts import lightly, official, oracle_of
-
-TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
 
 
 @pytest.fixture(name="run")
 def _run() -> Any:
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", TOOL)
-    assert spec is not None and spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return lambda *arguments: tool.main([str(argument) for argument in arguments])
+    return lambda *arguments: convert_checkpoint.main([str(argument) for argument in arguments])
 
 
 def test_tool_says_what_it_found_and_what_it_assumed(

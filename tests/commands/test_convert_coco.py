@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmseg_eomt.datasets import load_data
-from tests.tools.converting import Run, image, load_tool, mask_of, reads, state, write
+from tests.commands.converting import Run, image, load_tool, mask_of, reads, state, write
 
 
 @pytest.fixture(name="run")
