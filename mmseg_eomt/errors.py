@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable
-
 # What this package raises for wrong input, and for a run that diverged (FloatingPointError).
 # Anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, KeyError, FloatingPointError)
 EXIT_USER_ERROR = 2
-
-
-def run_tool(tool: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
-    """Run a tool and turn wrong input into one paragraph on stderr.
-
-    Args:
-        tool: What to run; it may return an exit code.
-        args: What it is handed. With ``args.debug`` exceptions pass, with their traceback.
-
-    Returns:
-        The tool's exit code, or 2 for wrong input (that of argparse for wrong arguments).
-    """
-    try:
-        return tool(args) or 0
-    except USER_ERRORS as error:
-        if args.debug:
-            raise
-        print(f"Error: {describe(error)}\n(--debug shows the traceback)", file=sys.stderr)
-        return EXIT_USER_ERROR
 
 
 def describe(error: BaseException) -> str:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmseg_eomt.commands.arguments import add_debug
-from mmseg_eomt.errors import run_tool
+from mmseg_eomt.commands.tool import add_debug, run_tool
 
 if TYPE_CHECKING:
     from mmseg_eomt.deploy.metadata import DeployMetadata

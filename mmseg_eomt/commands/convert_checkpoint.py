@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mmseg_eomt.commands.arguments import add_debug
-from mmseg_eomt.errors import run_tool
+from mmseg_eomt.commands.tool import add_debug, run_tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

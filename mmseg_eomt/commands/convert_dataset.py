@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_eomt.commands.arguments import add_debug
+from mmseg_eomt.commands.tool import add_debug, run_tool
 from mmseg_eomt.datasets import convert
-from mmseg_eomt.errors import run_tool
 
 _SPLITS = ("train", "val", "test")
 

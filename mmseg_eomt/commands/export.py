@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from mmseg_eomt.commands.tool import run_tool
 from mmseg_eomt.deploy.metadata import CHANNEL_ORDERS, DEFAULT_OPSET, OPSETS, PRECISIONS
-from mmseg_eomt.errors import run_tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

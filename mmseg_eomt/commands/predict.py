@@ -9,9 +9,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_eomt.commands.arguments import add_debug
+from mmseg_eomt.commands.tool import add_debug, run_tool
 from mmseg_eomt.deploy.runners import SUFFIXES
-from mmseg_eomt.errors import run_tool
 
 # Of ONNX Runtime, by --device.
 PROVIDERS = {None: None, "cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider"]}

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmseg_eomt.commands.arguments import add_run_arguments, load_config
-from mmseg_eomt.errors import run_tool
+from mmseg_eomt.commands.light_packages import imports_done
+from mmseg_eomt.commands.tool import add_run_arguments, load_config, run_tool
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -69,6 +69,7 @@ def pretrain(args: argparse.Namespace) -> None:
     from mmseg_eomt.apis.run import run_training, world_size_of
     from mmseg_eomt.engine.process_group import end_with_launcher
 
+    imports_done()
     end_with_launcher()
     cfg = resolve(args)
     if args.dry_run:

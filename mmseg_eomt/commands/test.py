@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_eomt.commands.arguments import add_run_arguments, load_config
-from mmseg_eomt.errors import run_tool
+from mmseg_eomt.commands.light_packages import imports_done
+from mmseg_eomt.commands.tool import add_run_arguments, load_config, run_tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,6 +43,7 @@ def test(args: argparse.Namespace) -> None:
     """Test and print the metrics."""
     from mmseg_eomt.apis.run import run_test
 
+    imports_done()
     cfg = load_config(args)
     # Precedence as in MMSegmentation: command line, config, name of the config.
     cfg.work_dir = (

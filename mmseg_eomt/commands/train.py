@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mmseg_eomt.commands.arguments import add_run_arguments, load_config
-from mmseg_eomt.errors import run_tool
+from mmseg_eomt.commands.light_packages import imports_done
+from mmseg_eomt.commands.tool import add_run_arguments, load_config, run_tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -82,6 +82,7 @@ def train(args: argparse.Namespace) -> None:
     )
     from mmseg_eomt.engine.process_group import end_with_launcher
 
+    imports_done()
     end_with_launcher()
     cfg = load_config(args)
     # Precedence as in MMSegmentation: command line, config, place or name of the config.

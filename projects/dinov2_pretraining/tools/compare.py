@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmseg_eomt.errors import run_tool
+from mmseg_eomt.commands.tool import run_tool
 from mmseg_eomt.safe_write import replaced, write_text
 
 TRAIN = Path(__file__).resolve().parents[3] / "tools" / "train.py"

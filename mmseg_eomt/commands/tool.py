@@ -1,11 +1,16 @@
-"""Arguments that the tools share."""
+"""What the tools share: arguments, a light start, and how they end."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mmseg_eomt.commands.light_packages import use_light_packages
+from mmseg_eomt.errors import EXIT_USER_ERROR, USER_ERRORS, describe
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -64,3 +69,23 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     return cfg
+
+
+def run_tool(tool: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """Run a tool and turn wrong input into one paragraph on stderr.
+
+    Args:
+        tool: What to run; it may return an exit code.
+        args: What it is handed. With ``args.debug`` exceptions pass, with their traceback.
+
+    Returns:
+        The tool's exit code, or 2 for wrong input (that of argparse for wrong arguments).
+    """
+    use_light_packages()
+    try:
+        return tool(args) or 0
+    except USER_ERRORS as error:
+        if args.debug:
+            raise
+        print(f"Error: {describe(error)}\n(--debug shows the traceback)", file=sys.stderr)
+        return EXIT_USER_ERROR
