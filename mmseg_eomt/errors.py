@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 # What this package raises for wrong input, and for a run that diverged (FloatingPointError).
 # Anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, KeyError, FloatingPointError)
@@ -30,3 +32,32 @@ class BadFileError(ValueError):
 
     ``on_error: skip`` passes over these, and over files that cannot be opened; no other error.
     """
+
+
+def listed(values: Sequence[object], most: int = 12) -> str:
+    """``a, b and 3 more``; ``none`` of nothing."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return (", ".join(map(str, values[:most])) or "none") + more
+
+
+def shorten(values: Sequence[object], most: int = 8) -> str:
+    """``0, 1, 2, ... (40 in all)``."""
+    shown = ", ".join(map(str, values[:most]))
+    return shown + (f", ... ({len(values)} in all)" if len(values) > most else "")
+
+
+def ranges(values: Iterable[int], between: str = "-") -> list[str]:
+    """``[0, 1, 2, 3, 255]`` as ``['0-3', '255']``."""
+    parts: list[list[int]] = []
+    for value in values:
+        if parts and value == parts[-1][1] + 1:
+            parts[-1][1] = value
+        else:
+            parts.append([value, value])
+    return [str(low) if low == high else f"{low}{between}{high}" for low, high in parts]
+
+
+def quoted(value: object, most: int = 100) -> str:
+    """The value as Python writes it, cut off if it is long."""
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."

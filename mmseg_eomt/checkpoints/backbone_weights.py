@@ -34,9 +34,9 @@ from mmseg_eomt.checkpoints.foreign.timm import (
     rename_meta,
 )
 from mmseg_eomt.checkpoints.sharded import like_shard
+from mmseg_eomt.errors import listed
 
 _KERNEL = "patch_embed.proj.weight"
-_SHOWN = 12  # keys listed one by one in an error
 
 
 def load_pretrained(vit: Any, source: str, *, hub_name: str | None = None) -> None:
@@ -152,9 +152,9 @@ def load_strictly(vit: Any, weights: dict[str, Tensor], origin: str) -> None:
     if missing or unexpected or shapes:
         raise ValueError(
             f"The weights in {origin!r} do not fit the backbone.\n"
-            f"  missing: {_listed(missing)}\n"
-            f"  unexpected: {_listed(unexpected)}\n"
-            f"  of another shape: {_listed(shapes)}\n"
+            f"  missing: {listed(missing)}\n"
+            f"  unexpected: {listed(unexpected)}\n"
+            f"  of another shape: {listed(shapes)}\n"
             "Choose the architecture (arch, registers, in_channels) that the file was made for, "
             "or another file."
         )
@@ -219,11 +219,6 @@ def _sizes(weights: dict[str, Tensor]) -> dict[str, object]:
         "MLP": "gated" if gated else "plain",
         "positions": "learned (DINOv2)" if "pos_embed" in weights else "rotary (DINOv3)",
     }
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or "none") + more
 
 
 def fit_channels(kernel: Tensor, wanted: int) -> tuple[Tensor, str]:

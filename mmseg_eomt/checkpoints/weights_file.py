@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -27,11 +27,11 @@ from mmseg_eomt.checkpoints.torch_file import (
     existing_file,
     read_training_checkpoint,
 )
+from mmseg_eomt.errors import listed
 from mmseg_eomt.header import HEADER_KEY, ModelHeader
 from mmseg_eomt.safe_write import replaced
 
 NOTES_KEY = "mmseg_eomt_training"
-_MAX_LISTED = 12
 
 
 def save_weights(
@@ -194,7 +194,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: PathLik
         if own[name].shape != state[name].shape
     ]
     problems = [
-        f"{title}: {_listed(names)}"
+        f"{title}: ({len(names)}) {listed(names)}"
         for title, names in (
             ("missing in the file", missing),
             ("not in the model", unexpected),
@@ -237,12 +237,6 @@ def _open_safetensors(path: Path) -> Iterator[Any]:
         raise ValueError(
             f"{path}: damaged safetensors file ({error}). Copy or export it again."
         ) from error
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_MAX_LISTED])
-    more = len(names) - _MAX_LISTED
-    return f"({len(names)}) {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 _CODES = {

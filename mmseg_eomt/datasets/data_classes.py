@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmseg_eomt.datasets.label_table import MAX_CLASSES, MAX_MASK_VALUE
+from mmseg_eomt.errors import shorten
 from mmseg_eomt.images.painting import default_palette
 
 Color = tuple[int, int, int]
@@ -79,12 +80,6 @@ def refuse_shared(pairs: Iterable[tuple[Any, int]], where: str, what: str) -> No
                 "Each may belong to one class only."
             )
         owner[value] = class_id
-
-
-def shorten(values: Sequence[int]) -> str:
-    """The first 20 numbers and the count."""
-    shown = ", ".join(map(str, values[:20]))
-    return shown + (f", ... ({len(values)} in all)" if len(values) > 20 else "")
 
 
 _DEFAULT_IGNORE_INDEX = 255
@@ -222,8 +217,8 @@ def _ignored(given: Any, ids: Sequence[int], name: str) -> list[int]:
     missing = [i for i in ignored if i not in ids]
     if missing:
         raise ValueError(
-            f"{where}: {missing} are no class ids; classes has {shorten(ids)}. Remove them or add "
-            "the classes."
+            f"{where}: {missing} are no class ids; classes has {shorten(ids, 20)}. Remove them or "
+            "add the classes."
         )
     kept = len(ids) - len(set(ignored))
     if not 1 <= kept <= MAX_CLASSES:

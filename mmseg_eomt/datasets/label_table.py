@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseg_eomt.errors import BadFileError
+from mmseg_eomt.errors import BadFileError, ranges
 
 IGNORED = 255  # internal label of pixels that count for nothing; mmseg's own default
 _UNKNOWN = 254  # marks mask values that no class claims; never leaves this module
@@ -112,7 +112,7 @@ class LabelTable:
         shown = ", ".join(f"{value} ({count} pixels)" for value, count in found[:_SHOWN])
         return (
             f"{path}: unknown mask value {shown}{more}; {self.source} allows "
-            f"{_ranges(self.known)}. {mend}"
+            f"{', '.join(ranges(self.known))}. {mend}"
         )
 
 
@@ -126,14 +126,3 @@ def color_codes(mask: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 def _color(code: int) -> list[int]:
     return [code >> 16, code >> 8 & 255, code & 255]
-
-
-def _ranges(values: list[int]) -> str:
-    """``[0, 1, 2, 3, 255]`` as ``0-3, 255``."""
-    parts: list[list[int]] = []
-    for value in values:
-        if parts and value == parts[-1][1] + 1:
-            parts[-1][1] = value
-        else:
-            parts.append([value, value])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)

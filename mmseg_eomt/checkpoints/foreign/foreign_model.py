@@ -20,6 +20,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_eomt.checkpoints.describe import ClassNames, numbered, package_versions
+from mmseg_eomt.errors import listed
 from mmseg_eomt.header import ModelHeader, model_config
 from mmseg_eomt.images.painting import default_palette
 from mmseg_eomt.models.architectures import (
@@ -32,7 +33,6 @@ from mmseg_eomt.models.architectures import (
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 DEFAULT_IMAGE_SIZE = 512  # of the published DINOv3 recipes, where a file does not tell
-_SHOWN = 12
 
 
 @dataclass
@@ -235,7 +235,7 @@ def checked(
         and not torch.isfinite(state[name]).all()
     ]
     problems = [
-        f"  {title}: {listed(names)}"
+        f"  {title}: ({len(names)}) {listed(names)}"
         for title, names in (
             ("missing (our names)", missing),
             ("left over", unexpected),
@@ -252,12 +252,6 @@ def checked(
             + "\nNothing was written. Take an undamaged file of the original program."
         )
     return {name: state[name].to(torch.float32, copy=True).contiguous() for name in expected}
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names and the number of all."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"({len(names)}) " + ", ".join(names[:_SHOWN]) + more
 
 
 def _matrix(state: Mapping[str, Tensor], name: str, origin: str) -> Tensor:

@@ -16,9 +16,9 @@ from mmseg_eomt.datasets.check.findings import (
     FileNote,
     Finding,
     counted,
-    shorten,
 )
 from mmseg_eomt.datasets.file_pairs import FilePair, ImageMaskFolders, find_pairs
+from mmseg_eomt.errors import shorten
 from mmseg_eomt.images.reading import IMAGE_SUFFIXES, MASK_SUFFIXES
 
 _STEM = "{stem}"

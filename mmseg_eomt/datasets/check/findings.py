@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,12 +132,6 @@ class DatasetReport:
 def counted(count: int, thing: str, things: str | None = None) -> str:
     """``1 mask``, ``2 masks``."""
     return f"{count} {thing if count == 1 else things or thing + 's'}"
-
-
-def shorten(values: Sequence[Any], limit: int = 8) -> str:
-    """``0, 1, 2, ... (40 in all)``."""
-    shown = ", ".join(map(str, values[:limit]))
-    return shown + (f", ... ({len(values)} in all)" if len(values) > limit else "")
 
 
 def _numbers(split: SplitNumbers) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from mmseg_eomt.datasets.check.findings import ERROR, WARNING, Finding, shorten
+from mmseg_eomt.datasets.check.findings import ERROR, WARNING, Finding
 from mmseg_eomt.datasets.check.split_tally import UNKNOWN, SplitTally
 from mmseg_eomt.datasets.data_description import DataDescription
+from mmseg_eomt.errors import ranges, shorten
 
 _MANY = 64  # unknown values of a picture or of smoothed masks, not of a forgotten class
 _PICTURE = 0.75  # share of pixels without a class that is more than smoothed edges
@@ -251,11 +252,4 @@ def _one_value(tally: SplitTally) -> Finding | None:
 
 
 def _ranges(values: Sequence[int]) -> str:
-    """``[1, 2, 3, 255]`` as ``1..3, 255``."""
-    parts: list[list[int]] = []
-    for value in values:
-        if parts and value == parts[-1][1] + 1:
-            parts[-1][1] = value
-        else:
-            parts.append([value, value])
-    return shorten([str(low) if low == high else f"{low}..{high}" for low, high in parts])
+    return shorten(ranges(values, ".."))

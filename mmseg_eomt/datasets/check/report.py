@@ -16,11 +16,11 @@ from mmseg_eomt.datasets.check.findings import (
     Finding,
     SplitNumbers,
     counted,
-    shorten,
 )
 from mmseg_eomt.datasets.check.split_tally import UNKNOWN, ValueClasses
 from mmseg_eomt.datasets.data_description import DataDescription, load_data
 from mmseg_eomt.datasets.label_table import IGNORED
+from mmseg_eomt.errors import shorten
 from mmseg_eomt.images.reading import as_rgb, read_image, read_mask
 
 _SHOWN = 5  # files of a finding

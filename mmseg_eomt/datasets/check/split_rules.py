@@ -11,10 +11,10 @@ from mmseg_eomt.datasets.check.findings import (
     FileNote,
     Finding,
     counted,
-    shorten,
 )
 from mmseg_eomt.datasets.check.split_tally import SplitTally
 from mmseg_eomt.datasets.data_description import DataDescription
+from mmseg_eomt.errors import shorten
 
 _MOSTLY_IGNORED = 0.95  # share of unlabelled pixels that is worth a word
 _SMALLEST_SIDE = 32  # two patches of 16: less shows nothing

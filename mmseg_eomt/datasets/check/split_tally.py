@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mmseg_eomt.datasets.check.findings import FileNote, SplitNumbers, counted, shorten
+from mmseg_eomt.datasets.check.findings import FileNote, SplitNumbers, counted
 from mmseg_eomt.datasets.check.pair_facts import PairFacts
 from mmseg_eomt.datasets.data_description import DataDescription
 from mmseg_eomt.datasets.file_pairs import FilePair
 from mmseg_eomt.datasets.label_table import IGNORED
+from mmseg_eomt.errors import shorten
 
 UNKNOWN = -1
 

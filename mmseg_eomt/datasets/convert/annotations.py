@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmseg_eomt.datasets.label_table import MAX_CLASSES
+from mmseg_eomt.errors import quoted
 from mmseg_eomt.images.reading import IMAGE_SUFFIXES
 
 BACKGROUND = "background"
@@ -131,9 +132,9 @@ def polygon_mask(points: Sequence[Sequence[float]], *, height: int, width: int) 
     """
     corners = np.asarray(points, dtype=np.float64)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
-        raise ValueError(f"a polygon needs at least 3 corners (x, y); found {_short(points)}")
+        raise ValueError(f"a polygon needs at least 3 corners (x, y); found {quoted(points)}")
     if not np.isfinite(corners).all():
-        raise ValueError(f"a corner of the polygon is no finite number: {_short(points)}")
+        raise ValueError(f"a corner of the polygon is no finite number: {quoted(points)}")
     x0, y0 = corners[:, 0], corners[:, 1]
     x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
     # Each edge flips everything to its right in the rows whose centres it spans.
@@ -187,7 +188,7 @@ def run_length_mask(encoded: Any, *, height: int, width: int) -> Mask:
         runs = counts
     else:
         raise ValueError(
-            f"counts is {_short(counts)}; allowed are a list of whole numbers or COCO's string"
+            f"counts is {quoted(counts)}; allowed are a list of whole numbers or COCO's string"
         )
     if any(run < 0 for run in runs) or sum(runs) != height * width:
         raise ValueError(
@@ -221,8 +222,3 @@ def _decompress(text: bytes) -> list[int]:
     if shift:
         raise ValueError("counts ends in the middle of a number; the annotation was cut off")
     return runs
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -17,6 +17,7 @@ from mmseg_eomt.datasets.convert.annotations import (
 )
 from mmseg_eomt.datasets.convert.output import IGNORE_VALUE, Report, Sample, Split, write_dataset
 from mmseg_eomt.datasets.label_table import MAX_CLASSES
+from mmseg_eomt.errors import quoted
 
 CROWD_RULES = ("class", "ignore", "skip")
 
@@ -96,7 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
             )
         for entry in content[key]:
             if not isinstance(entry, dict) or type(entry.get("id")) is not int:
-                raise ValueError(f"{path}: {key}: {_short(entry)} has no whole number as id.")
+                raise ValueError(f"{path}: {key}: {quoted(entry)} has no whole number as id.")
     return content
 
 
@@ -108,14 +109,14 @@ def _categories(contents: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[int
         for category in content["categories"]:
             name = category.get("name")
             if not isinstance(name, str) or not name.strip():
-                raise ValueError(f"{path}: categories: {_short(category)} has no name.")
+                raise ValueError(f"{path}: categories: {quoted(category)} has no name.")
             if category["id"] in here or name in here.values():
-                raise ValueError(f"{path}: categories: {_short(category)} is given twice.")
+                raise ValueError(f"{path}: categories: {quoted(category)} is given twice.")
             here[category["id"]] = name
         if first and here != result:
             raise ValueError(
-                f"{path}: its categories differ from those of {first}: {_short(here)} and "
-                f"{_short(result)}. Splits of a dataset have the same categories; export again."
+                f"{path}: its categories differ from those of {first}: {quoted(here)} and "
+                f"{quoted(result)}. Splits of a dataset have the same categories; export again."
             )
         result, first = here, str(path)
     return dict(sorted(result.items()))
@@ -216,18 +217,13 @@ def _inside(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
         return run_length_mask(segmentation, height=height, width=width)
     if not isinstance(segmentation, list) or not all(isinstance(p, list) for p in segmentation):
         raise ValueError(
-            f"segmentation is {_short(segmentation)}; allowed are a list of polygons [[x, y, x, y, "
+            f"segmentation is {quoted(segmentation)}; allowed are a list of polygons [[x, y, x, y, "
             "...], ...] and run lengths {size, counts}"
         )
     inside = np.zeros((height, width), dtype=np.bool_)
     for numbers in segmentation:
         if len(numbers) % 2 or not all(type(n) in (int, float) for n in numbers):
-            raise ValueError(f"the polygon {_short(numbers)} is no list of pairs x, y")
+            raise ValueError(f"the polygon {quoted(numbers)} is no list of pairs x, y")
         points = list(zip(numbers[::2], numbers[1::2], strict=True))
         inside |= polygon_mask(points, height=height, width=width)
     return inside
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."

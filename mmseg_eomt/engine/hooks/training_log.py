@@ -16,6 +16,7 @@ from torch import Tensor
 from mmseg_eomt.engine.mixed_precision import NonFiniteError
 from mmseg_eomt.engine.watch.first_nonfinite import image_paths
 from mmseg_eomt.engine.watch.speed import RunSpeed
+from mmseg_eomt.errors import listed
 
 DEFAULT_INTERVAL = 10
 
@@ -148,9 +149,6 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
         return ("loss",) if scaled else ("loss", "grad_norm")
 
 
-SHOWN_FILES = 8
-
-
 class StepRecord:
     """Scalars of some training steps.
 
@@ -236,16 +234,10 @@ class StepRecord:
             raise NonFiniteError(
                 f"Step {steps[bad] + 1} gave {found} on this process (mean over processes "
                 f"{ {names[i]: values[bad][i] for i in checked} }). Images of this process: "
-                f"{shortened(files[bad])}. Lower the learning rate, use precision bf16 or fp32, "
-                "or look at these images and masks."
+                f"{listed(files[bad], 8)}. Lower the learning rate, use precision bf16 or fp32, or "
+                "look at these images and masks."
             )
         return dict(zip(names, table.mean(dim=0).tolist(), strict=True))
-
-
-def shortened(files: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(files) - SHOWN_FILES
-    return ", ".join(files[:SHOWN_FILES]) + (f" and {more} more" if more > 0 else "")
 
 
 # Four decimals would print 1e-5 as 0.0000, and memory with fractions of a byte.

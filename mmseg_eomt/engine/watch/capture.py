@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from mmseg_eomt.checkpoints.describe import plain, unwrap
 from mmseg_eomt.checkpoints.torch_file import as_plain, load_sealed, save_sealed
-from mmseg_eomt.engine.hooks.training_log import shortened
 from mmseg_eomt.engine.mixed_precision import NonFiniteError
 from mmseg_eomt.engine.watch.first_nonfinite import Finding, StepInputs, image_paths, trace_step
+from mmseg_eomt.errors import listed
 from mmseg_eomt.safe_write import replaced
 
 FORMAT = "mmseg_eomt capture 1"
@@ -204,7 +204,7 @@ def explained(runner: Any, error: NonFiniteError, recent: Sequence[StepInputs]) 
     if not hasattr(model, "decode_head"):  # no segmentor: its step is not run again
         return NonFiniteError(
             f"Step {inputs.step + 1}: {error} No weight was changed by it. Images of this process: "
-            f"{shortened(_files(inputs, None))}. Lower the learning rate, use precision bf16 or "
+            f"{listed(_files(inputs, None), 8)}. Lower the learning rate, use precision bf16 or "
             "fp32, or look at these images.",
             step=inputs.step,
         )
@@ -273,14 +273,14 @@ def _where(everyone: Sequence[dict[str, Any]], found: Sequence[int]) -> str:
         return (
             "Run again, every value of every process is finite: it is the sum over gradients "
             f"that is not, or the device does not repeat itself{why}. Images of rank 0: "
-            f"{shortened(everyone[0]['files'])}."
+            f"{listed(everyone[0]['files'], 8)}."
         )
     parts = []
     for rank in found[:4]:
         finding = Finding.from_dict(everyone[rank]["finding"])
         parts.append(
             f"Rank {rank} of {world}: the first such value is {finding}. Images: "
-            f"{shortened(everyone[rank]['files'])}."
+            f"{listed(everyone[rank]['files'], 8)}."
         )
     if len(found) > 4:
         parts.append(f"So it is on {len(found) - 4} more ranks.")
