@@ -13,9 +13,8 @@ from mmengine.config import Config
 
 from mmseg_eomt.apis import options
 from mmseg_eomt.apis.options import nearest
-from mmseg_eomt.apis.processes import launch_training
-from mmseg_eomt.apis.run import prepare_folder, run_training
-from mmseg_eomt.apis.train import count_devices
+from mmseg_eomt.apis.run import run_training
+from mmseg_eomt.apis.train import apply_run_settings, count_devices, start_run
 from mmseg_eomt.checkpoints.run_folder import newest_intact, read_resumable
 from mmseg_eomt.config_files import project_path
 from mmseg_eomt.models.architectures import ARCHITECTURES, resolve_architecture
@@ -152,12 +151,7 @@ def pretrain(
     world_size = count_devices(devices)
     # Everything is resolved before the folder is touched: a wrong argument costs nothing.
     cfg = resolve_pretraining(out=out, world_size=world_size, **settings)
-    out = prepare_folder(out, overwrite=overwrite, resume=resume)
-    if world_size > 1:
-        launch_training({"out": str(out), **settings}, world_size=world_size, module=__name__)
-    else:
-        run_training(cfg)
-    return out
+    return start_run(cfg, settings, world_size=world_size, overwrite=overwrite, module=__name__)
 
 
 def resolve_pretraining(
@@ -168,40 +162,19 @@ def resolve_pretraining(
     method: str = "dinov2",
     recipe: str = "small",
     world_size: int = 1,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    micro_batch_size: int | None = None,
-    num_workers: int | None = None,
-    precision: str | None = None,
-    seed: int | None = None,
-    labelled: str | Path | None = None,
-    model_args: Mapping[str, Any] | None = None,
-    method_args: Mapping[str, Any] | None = None,
-    transform_args: Mapping[str, Any] | None = None,
-    logger_args: Mapping[str, Any] | None = None,
-    save_checkpoint_args: Mapping[str, Any] | None = None,
-    resume: bool = False,
+    **settings: Any,
 ) -> Config:
     """Return the config of the run that `pretrain` makes of its arguments."""
     cfg = load_recipe(model, method=method, recipe=recipe)
-    cfg.work_dir = str(out)
-    cfg.launcher = "none" if world_size == 1 else "pytorch"
-    _apply(cfg, "model_args", model_args, MODEL_ARGS)
+    _apply(cfg, "model_args", settings.get("model_args"), MODEL_ARGS)
     sizes = resolve_architecture(model.split("/")[0], cfg.model.backbone.arch)
     cfg.train_dataloader.collate_fn.patch_size = sizes.patch_size
-    _apply(cfg, "method_args", method_args, METHOD_ARGS)
-    _apply_views(cfg, transform_args)
-    options.apply_logger_args(cfg, logger_args)
-    options.refuse_unknown("save_checkpoint_args", save_checkpoint_args or {}, CHECKPOINT_ARGS)
-    options.apply_checkpoint_args(cfg, save_checkpoint_args)
-    options.apply_steps(cfg, steps)
-    options.apply_batch_size(
-        cfg, batch_size, micro_batch_size=micro_batch_size, world_size=world_size
-    )
-    options.apply_num_workers(cfg, num_workers)
-    options.apply_precision(cfg, precision)
-    if seed is not None:
-        cfg.randomness.seed = seed
+    _apply(cfg, "method_args", settings.get("method_args"), METHOD_ARGS)
+    _apply_views(cfg, settings.get("transform_args"))
+    checkpoint_args = settings.get("save_checkpoint_args") or {}
+    options.refuse_unknown("save_checkpoint_args", checkpoint_args, CHECKPOINT_ARGS)
+    apply_run_settings(cfg, settings, out=out, world_size=world_size)
+    labelled, resume = settings.get("labelled"), settings.get("resume", False)
     return prepare_pretraining(cfg, data=data, labelled=labelled, resume=resume)
 
 

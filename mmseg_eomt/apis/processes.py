@@ -145,9 +145,7 @@ def naming_files(runner: Any) -> Iterator[None]:
         ) from error
 
 
-def launch_training(
-    settings: Mapping[str, Any], *, world_size: int, module: str = "mmseg_eomt.apis.train"
-) -> None:
+def launch_training(settings: Mapping[str, Any], *, world_size: int, module: str) -> None:
     """Train with `world_size` processes on this machine and wait for them.
 
     Args:

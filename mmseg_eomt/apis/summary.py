@@ -14,7 +14,7 @@ from torch import nn
 
 from mmseg_eomt.apis.resolve import ResolvedRun
 from mmseg_eomt.engine.hooks.start_from import planned_start, start_tables
-from mmseg_eomt.engine.schedules import resolve_steps
+from mmseg_eomt.engine.schedules import lr_factor, resolve_steps
 
 _SHOWN_CLASSES = 40
 
@@ -34,7 +34,7 @@ def print_summary(run: ResolvedRun, *, console: Console | None = None) -> None:
     console.print(_table("Parameters", ("part", "trained", "frozen"), _parameter_rows(model)))
     console.print(_table("Data", ("", ""), _data_rows(run)))
     groups = optimizer_groups(cfg, model)
-    factor = lr_factor(cfg)
+    factor = lr_factor(cfg.get("auto_scale_lr"), cfg.train_cfg.global_batch_size)
     console.print(_table("Rates by group", _GROUP_HEAD, _group_rows(groups, factor)))
     console.print(_table("Schedule (optimiser steps)", ("", ""), _schedule_rows(run, factor)))
     windows = annealing_windows(cfg, model.decode_head.num_joint_blocks)
@@ -66,15 +66,6 @@ def optimizer_groups(cfg: Any, model: nn.Module) -> list[dict[str, Any]]:
         )
     groups: list[dict[str, Any]] = constructor.param_groups(model)
     return groups
-
-
-def lr_factor(cfg: Any) -> float:
-    """Return what `auto_scale_lr` multiplies the rates with."""
-    scale = cfg.get("auto_scale_lr") or {}
-    if not scale.get("enable"):
-        return 1.0
-    ratio = cfg.train_cfg.global_batch_size / scale["base_batch_size"]
-    return float({"sqrt": ratio**0.5, "linear": ratio, "none": 1.0}[scale.get("rule", "sqrt")])
 
 
 def annealing_windows(cfg: Any, num_blocks: int) -> list[tuple[float, float]]:

@@ -61,11 +61,11 @@ def train_semantic_segmentation(
         checkpoint: Weights of another task to start from, see `start_from`.
         reuse_class_head: Class head of `checkpoint`: False starts it anew, True takes it over and
             needs the same classes, 'by_name' takes the rows of classes of the same name.
-        ema: True validates and exports averaged weights, see `averaging.apply_ema`; a number is
+        ema: True validates and exports averaged weights, see `options.apply_ema`; a number is
             the share with which a new step counts.
         profile: (STEP, COUNT) writes a profile of so many steps from STEP on into the folder
             `profile` of the run, see `ProfileHook`.
-        model_args: Of model, loss and optimiser, see `arguments.MODEL_ARGS`.
+        model_args: Of model, loss and optimiser, see `options.MODEL_ARGS`.
         transform_args: `image_size` (int or (height, width)), `normalize` (dict(mean, std) for
             values from 0 to 1), `color_jitter`, `scale_jitter`, `random_flip` (None switches one
             off), `val` (dict(image_size)).
@@ -103,63 +103,79 @@ def train_semantic_segmentation(
     }
     world_size = count_devices(devices)
     # Everything is resolved before the folder is touched: a wrong argument costs nothing.
-    run = resolve_training(out=out, world_size=world_size, **settings)
-    out = prepare_folder(out, overwrite=overwrite, resume=resume)
-    if world_size > 1:
-        launch_training({"out": str(out), **settings}, world_size=world_size)
-    else:
-        run_training(run.cfg)
-    return out
+    cfg = resolve_training(out=out, world_size=world_size, **settings).cfg
+    return start_run(cfg, settings, world_size=world_size, overwrite=overwrite, module=__name__)
 
 
 def resolve_training(
-    *,
-    out: str | Path,
-    model: str,
-    data: Any,
-    world_size: int = 1,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    micro_batch_size: int | None = None,
-    num_workers: int | None = None,
-    precision: str | None = None,
-    seed: int | None = None,
-    checkpoint: str | Path | None = None,
-    reuse_class_head: bool | str = False,
-    ema: bool | float | None = None,
-    profile: Sequence[int] | None = None,
-    model_args: Mapping[str, Any] | None = None,
-    transform_args: Mapping[str, Any] | None = None,
-    logger_args: Mapping[str, Any] | None = None,
-    save_checkpoint_args: Mapping[str, Any] | None = None,
-    resume: bool = False,
+    *, out: str | Path, model: str, data: Any, world_size: int = 1, **settings: Any
 ) -> ResolvedRun:
     """Return the run that `train_semantic_segmentation` makes of its arguments."""
     cfg: Config = load_model_config(model)
-    cfg.work_dir = str(out)
-    cfg.launcher = "none" if world_size == 1 else "pytorch"
-    options.apply_model_args(cfg, model_args)
-    options.apply_transform_args(cfg, transform_args)
-    options.apply_logger_args(cfg, logger_args)
-    options.apply_checkpoint_args(cfg, save_checkpoint_args)
-    options.apply_steps(cfg, steps)
-    options.apply_batch_size(
-        cfg, batch_size, micro_batch_size=micro_batch_size, world_size=world_size
-    )
-    options.apply_num_workers(cfg, num_workers)
-    options.apply_precision(cfg, precision)
-    apply_ema(cfg, ema)
-    apply_profile(cfg, profile)
-    if seed is not None:
-        cfg.randomness.seed = seed
+    options.apply_model_args(cfg, settings.get("model_args"))
+    options.apply_transform_args(cfg, settings.get("transform_args"))
+    apply_run_settings(cfg, settings, out=out, world_size=world_size)
+    apply_ema(cfg, settings.get("ema"))
+    apply_profile(cfg, settings.get("profile"))
     return prepare_training(
         cfg,
         data=data,
-        checkpoint=checkpoint,
-        reuse_class_head=reuse_class_head,
-        resume=resume,
+        checkpoint=settings.get("checkpoint"),
+        reuse_class_head=settings.get("reuse_class_head", False),
+        resume=settings.get("resume", False),
         world_size=world_size,
     )
+
+
+def apply_run_settings(
+    cfg: Config, settings: Mapping[str, Any], *, out: str | Path, world_size: int
+) -> None:
+    """Change a config by the arguments that training and pretraining share.
+
+    Raises:
+        ValueError: If one is wrong; the message says what is allowed.
+    """
+    cfg.work_dir = str(out)
+    cfg.launcher = "none" if world_size == 1 else "pytorch"
+    options.apply_logger_args(cfg, settings.get("logger_args"))
+    options.apply_checkpoint_args(cfg, settings.get("save_checkpoint_args"))
+    options.apply_steps(cfg, settings.get("steps"))
+    options.apply_batch_size(
+        cfg,
+        settings.get("batch_size"),
+        micro_batch_size=settings.get("micro_batch_size"),
+        world_size=world_size,
+    )
+    options.apply_num_workers(cfg, settings.get("num_workers"))
+    options.apply_precision(cfg, settings.get("precision"))
+    if settings.get("seed") is not None:
+        cfg.randomness.seed = settings["seed"]
+
+
+def start_run(
+    cfg: Config, settings: Mapping[str, Any], *, world_size: int, overwrite: bool, module: str
+) -> Path:
+    """Make the folder of a resolved run and train, in this process or in several.
+
+    Args:
+        cfg: The resolved run of one process.
+        settings: What `train_process` of ``module`` resolves again in each of several.
+        world_size: Number of processes.
+        overwrite: Replace an earlier run in the folder.
+        module: Where `train_process` is.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        FileExistsError: If the folder is not empty, without `resume` or `overwrite`.
+    """
+    out = prepare_folder(cfg.work_dir, overwrite=overwrite, resume=settings["resume"])
+    if world_size > 1:
+        launch_training({"out": str(out), **settings}, world_size=world_size, module=module)
+    else:
+        run_training(cfg)
+    return out
 
 
 def train_process(**settings: Any) -> None:

@@ -6,10 +6,11 @@ import inspect
 from collections import OrderedDict
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
+
+from mmseg_eomt.checkpoints.describe import unwrap
 
 
 def with_fused(optimizer_cfg: dict[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class OptimWrapperConstructor:
         Raises:
             ValueError: If the groups cannot be made.
         """
-        inner: Any = model.module if is_model_wrapper(model) else model
+        inner: Any = unwrap(model)
         optimizer_cfg = with_fused(self.optimizer_cfg, inner)
         optimizer_cfg["params"] = self.param_groups(inner)
         optimizer = OPTIMIZERS.build(optimizer_cfg)

@@ -19,6 +19,7 @@ from mmseg_eomt.engine.hooks.training_log import TrainingMonitorHook
 from mmseg_eomt.engine.mixed_precision import resolve_precision
 from mmseg_eomt.engine.process_group import start_without_cuda
 from mmseg_eomt.engine.resume import ResumableRunner
+from mmseg_eomt.engine.schedules import lr_factor
 from mmseg_eomt.engine.sharding import (
     DeferredWeights,
     deferred_weights,
@@ -130,9 +131,6 @@ class ShardedRunner(ResumableRunner):
         if isinstance(wrapper, dict):
             return str(wrapper.get("precision", "auto"))
         return str(getattr(wrapper, "precision", "fp32"))
-
-
-SCALE_RULES = ("sqrt", "linear", "none")
 
 
 @RUNNERS.register_module()
@@ -280,29 +278,15 @@ class SegmentationRunner(ShardedRunner):
 
         Args:
             optim_wrapper (OptimWrapper): Whose groups' ``lr`` is multiplied.
-            auto_scale_lr (dict, optional): ``enable`` (default False), ``base_batch_size`` (the
-                batch the rate was chosen for) and ``rule``: 'sqrt' (default; keeps the noise of
-                Adam's steps, https://arxiv.org/abs/2205.10287), 'linear' or 'none'.
-
-        Raises:
-            ValueError: If a value is out of range.
+            auto_scale_lr (dict, optional): As of :func:`lr_factor`, and so are the errors.
         """
         if not auto_scale_lr or not auto_scale_lr.get("enable", False):
             return
-        rule = auto_scale_lr.get("rule", "sqrt")
-        base = auto_scale_lr.get("base_batch_size")
-        if rule not in SCALE_RULES:
-            raise ValueError(f"auto_scale_lr.rule is {rule!r}: it must be one of {SCALE_RULES}.")
-        if not isinstance(base, int) or base < 1:
-            raise ValueError(
-                f"auto_scale_lr.base_batch_size is {base!r}: give the global batch that the "
-                "learning rate was chosen for (16 for EoMT)."
-            )
         size = self._global_batch_size()
-        ratio = {"sqrt": (size / base) ** 0.5, "linear": size / base, "none": 1.0}[rule]
+        ratio = lr_factor(auto_scale_lr, size)
         self.logger.info(
             f"Learning rates are multiplied by {ratio:.4g}: global batch {size}, chosen for "
-            f"{base}, rule '{rule}'."
+            f"{auto_scale_lr['base_batch_size']}, rule '{auto_scale_lr.get('rule', 'sqrt')}'."
         )
         for group in optim_wrapper.optimizer.param_groups:
             group["lr"] = group["lr"] * ratio

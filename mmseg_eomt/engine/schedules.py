@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -40,6 +40,7 @@ def resolve_steps(value: float | int, total: int, *, name: str) -> float:
 
 
 FOREVER = 10**9
+SCALE_RULES = ("sqrt", "linear", "none")
 ROLES = ("head", "backbone")
 
 
@@ -186,3 +187,30 @@ def _check_roles(optimizer: Optimizer | BaseOptimWrapper) -> None:
                 f"needs one of {ROLES}: set optim_wrapper.constructor="
                 "'LayerDecayOptimWrapperConstructor'."
             )
+
+
+def lr_factor(auto_scale_lr: Mapping[str, Any] | None, global_batch_size: int) -> float:
+    """What ``auto_scale_lr`` multiplies the learning rates with.
+
+    Args:
+        auto_scale_lr (Mapping, optional): ``enable`` (default False), ``base_batch_size`` (the
+            batch the rate was chosen for) and ``rule``: 'sqrt' (default; keeps the noise of Adam's
+            steps, https://arxiv.org/abs/2205.10287), 'linear' or 'none'.
+        global_batch_size (int): Images of a step.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    if not auto_scale_lr or not auto_scale_lr.get("enable", False):
+        return 1.0
+    rule = auto_scale_lr.get("rule", "sqrt")
+    base = auto_scale_lr.get("base_batch_size")
+    if rule not in SCALE_RULES:
+        raise ValueError(f"auto_scale_lr.rule is {rule!r}: it must be one of {SCALE_RULES}.")
+    if not isinstance(base, int) or base < 1:
+        raise ValueError(
+            f"auto_scale_lr.base_batch_size is {base!r}: give the global batch that the learning "
+            "rate was chosen for (16 for EoMT)."
+        )
+    ratio = global_batch_size / base
+    return float({"sqrt": ratio**0.5, "linear": ratio, "none": 1.0}[rule])

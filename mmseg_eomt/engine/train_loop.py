@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from mmseg.registry import LOOPS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmseg_eomt.checkpoints.describe import unwrap
 from mmseg_eomt.engine.mixed_precision import NonFiniteError
 from mmseg_eomt.engine.random_state import kept_random_state, random_state
 from mmseg_eomt.engine.watch.capture import explained
@@ -135,7 +135,7 @@ class AccumulationTrainLoop(IterBasedTrainLoop):  # type: ignore[misc]
         runner = self.runner
         seen = merge_batches(data_batch)
         runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=seen)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         self.prepare_step(model, data_batch)
         self._remember(data_batch, model)
         logs: list[dict[str, Tensor]] = [

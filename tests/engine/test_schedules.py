@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from mmseg_eomt.engine.schedules import TwoStageWarmupPolyLR, resolve_steps, two_stage_factor
+from mmseg_eomt.engine.schedules import (
+    SCALE_RULES,
+    TwoStageWarmupPolyLR,
+    lr_factor,
+    resolve_steps,
+    two_stage_factor,
+)
 
 
 def optimizer(lr: float = 1e-4) -> torch.optim.AdamW:
@@ -164,3 +170,24 @@ def test_floats_are_shares_and_ints_are_steps() -> None:
     assert resolve_steps(0.25, 1000, name="x") == 250.0
     assert resolve_steps(1, 1000, name="x") == 1.0
     assert resolve_steps(1.0, 1000, name="x") == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [
+        ({"enable": True, "base_batch_size": 16, "rule": "square"}, "rule is 'square'.*'sqrt'"),
+        ({"enable": True}, "base_batch_size is None"),
+        ({"enable": True, "base_batch_size": 0}, "base_batch_size is 0"),
+    ],
+)
+def test_a_wrong_scaling_of_rates_is_said_by_dry_run_and_run_alike(
+    scale: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        lr_factor(scale, 32)
+
+
+def test_rates_follow_the_global_batch_by_the_rule() -> None:
+    assert lr_factor(None, 64) == lr_factor({"base_batch_size": 16}, 64) == 1.0
+    scale = {"enable": True, "base_batch_size": 16}
+    assert [lr_factor({**scale, "rule": rule}, 64) for rule in SCALE_RULES] == [2.0, 4.0, 1.0]

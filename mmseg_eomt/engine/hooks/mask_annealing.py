@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 
+from mmseg_eomt.checkpoints.describe import unwrap
 from mmseg_eomt.engine.schedules import resolve_steps
 
 
@@ -117,10 +117,10 @@ class MaskAnnealingHook(Hook):  # type: ignore[misc]
 
     def before_train(self, runner: Any) -> None:
         """Fixes the windows in steps of this run."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model: Any = unwrap(runner.model)
         self.windows = self.resolve(model.decode_head.num_joint_blocks, runner.max_iters)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Sets the probabilities of the step about to run."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model: Any = unwrap(runner.model)
         model.decode_head.set_mask_probs(self.probabilities(runner.iter))

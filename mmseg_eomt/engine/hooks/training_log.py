@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import LogProcessor
 from mmseg.registry import HOOKS, LOG_PROCESSORS
 from torch import Tensor
 
+from mmseg_eomt.checkpoints.describe import unwrap
 from mmseg_eomt.engine.mixed_precision import NonFiniteError
-from mmseg_eomt.engine.watch.first_nonfinite import image_paths
 from mmseg_eomt.engine.watch.speed import RunSpeed
 from mmseg_eomt.errors import listed
 
@@ -135,7 +134,7 @@ class TrainingMonitorHook(RuntimeInfoHook):  # type: ignore[misc]
         for name, value in self._speed.measure(runner).items():
             # Of this process and machine: a resumed run begins anew.
             hub.update_scalar(f"train/{name}", value, resumed=False)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         head = getattr(model, "decode_head", None)
         for index, probability in enumerate(getattr(head, "mask_probs", [])):
             hub.update_scalar(f"train/mask_prob_block{index}", float(probability))
@@ -288,3 +287,15 @@ class StepLogProcessor(LogProcessor):  # type: ignore[misc]
             # mmengine's own, of the first process only.
             line = re.sub(r"\bmemory: \d+  ", "", line)
         return tag, line
+
+
+def image_paths(data_batch: dict[str, Any] | None) -> list[str]:
+    """Image files of a batch, as far as its samples name them."""
+    samples = (data_batch or {}).get("data_samples") or []
+    return [_path_of(sample) for sample in samples]
+
+
+def _path_of(sample: Any) -> str:
+    if isinstance(sample, dict):  # of pretraining, which has no masks to pack
+        return str(sample.get("path", "<no path>"))
+    return str(getattr(sample, "img_path", "<no path>"))

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from mmseg_eomt.checkpoints.describe import plain, unwrap
 from mmseg_eomt.checkpoints.torch_file import as_plain, load_sealed, save_sealed
+from mmseg_eomt.engine.hooks.training_log import image_paths
 from mmseg_eomt.engine.mixed_precision import NonFiniteError
-from mmseg_eomt.engine.watch.first_nonfinite import Finding, StepInputs, image_paths, trace_step
+from mmseg_eomt.engine.watch.first_nonfinite import Finding, StepInputs, trace_step
 from mmseg_eomt.errors import listed
 from mmseg_eomt.safe_write import replaced
 

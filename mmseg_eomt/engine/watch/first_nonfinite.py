@@ -322,15 +322,3 @@ def _trace(
         loss, _ = segmentor.parse_losses(losses)
         (loss * loss_scale).backward()
     return found or mode.found
-
-
-def image_paths(data_batch: dict[str, Any] | None) -> list[str]:
-    """Image files of a batch, as far as its samples name them."""
-    samples = (data_batch or {}).get("data_samples") or []
-    return [_path_of(sample) for sample in samples]
-
-
-def _path_of(sample: Any) -> str:
-    if isinstance(sample, dict):  # of pretraining, which has no masks to pack
-        return str(sample.get("path", "<no path>"))
-    return str(getattr(sample, "img_path", "<no path>"))

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from mmseg_eomt.engine.hooks import TrainingMonitorHook
-from mmseg_eomt.engine.watch.cost import gradients_of, peak_of, peak_tflops, training_flops
-from mmseg_eomt.engine.watch.speed import StepClock
+from mmseg_eomt.engine.watch.cost import gradients_of, training_flops
+from mmseg_eomt.engine.watch.speed import StepClock, peak_of, peak_tflops
 from tests.apis.tiny import make_data
 from tests.engine.engine_toys import ToyData, loader, logged, runner
 from tests.engine.sharding_tasks import config
