@@ -94,7 +94,7 @@ def label_map(windows: WindowScores, size: tuple[int, int]) -> NDArray[np.int32]
         down, canvas = _read(windows, size, first, last)
         best = canvas.argmax(-1).astype(np.int32)
         if windows.size == size:
-            labels[first:last] = best
+            labels[first:last] = best[: last - first]  # a resize reads a row more
             continue
         part = labels[first:last]
         part[...] = _clear(best)[down.lower][:, across.lower]
