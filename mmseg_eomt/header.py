@@ -10,7 +10,8 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 FORMAT_VERSION = 1
@@ -20,6 +21,144 @@ HEADER_KEY = "mmseg_eomt"
 BACKBONE_TYPES = {"dinov2": "DINOv2", "dinov3": "DINOv3", "timm": "TimmViT"}
 TEST_MODES = ("window", "whole")
 ACTIVATIONS = ("gelu", "silu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """Checks of an object's fields. What does not fit is named with its value and what is allowed.
+
+    Args:
+        what: Kind of object, as 'model header'.
+        owner: The object.
+        prefix: Of the names, for an object inside another.
+    """
+
+    what: str
+    owner: object
+    prefix: str = ""
+
+    def check(self, name: str, fits: Callable[[Any], object], allowed: str) -> None:
+        """Check one field.
+
+        Raises:
+            ValueError: If it does not fit.
+        """
+        value = getattr(self.owner, name)
+        if not fits(value):
+            raise ValueError(
+                f"{self.what} field '{self.prefix}{name}' is {value!r}; allowed: {allowed}."
+            )
+
+    def one_of(self, name: str, allowed: Iterable[str]) -> None:
+        """A field that is one of some words."""
+        words = tuple(allowed)
+        self.check(name, lambda value: isinstance(value, str) and value in words, ", ".join(words))
+
+    def positive(self, *names: str) -> None:
+        """Fields that are whole numbers from 1."""
+        for name in names:
+            self.check(name, is_whole, "a positive integer")
+
+    def flag(self, name: str) -> None:
+        """A field that is true or false."""
+        self.check(name, lambda value: isinstance(value, bool), "true, false")
+
+    def text(self, *names: str) -> None:
+        """Fields that are strings with something in them."""
+        for name in names:
+            self.check(name, lambda value: isinstance(value, str) and value, "a non-empty string")
+
+    def strings(self, name: str) -> None:
+        """A field that is a dict of strings."""
+        self.check(
+            name,
+            lambda value: isinstance(value, dict) and all_of((*value, *value.values()), is_text),
+            "an object of strings",
+        )
+
+
+def is_whole(value: object, least: float = 1) -> bool:
+    """Whether it is an integer (no bool) from `least` on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number that is finite as a float."""
+    # Not by math.isfinite: of an integer that no float holds it raises.
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= _MOST
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string."""
+    return isinstance(value, str)
+
+
+def all_of(values: object, test: Callable[[Any], bool], count: int | None = None) -> bool:
+    """Whether it is a list or tuple (of `count` items) whose items all pass a test."""
+    return (
+        isinstance(values, Sequence)
+        and not isinstance(values, str)
+        and (count is None or len(values) == count)
+        and all(map(test, values))
+    )
+
+
+_MOST = sys.float_info.max
+
+
+def read_object(text: str, kind: Any, *, what: str, source: str, mend: str) -> dict[str, Any]:
+    """Read the JSON object that a dataclass is made of, and check its names and its version.
+
+    Args:
+        text: The JSON text.
+        kind: The dataclass; the default of its `format_version` is what can be read.
+        what: Kind of object, for error messages.
+        source: Name of the file, likewise.
+        mend: What helps against another version.
+
+    Raises:
+        ValueError: If it is nothing of the kind.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: the {what} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{source}: the {what} must be a JSON object.")
+    version, readable = values.get("format_version"), kind.format_version
+    if not is_whole(version) or version != readable:
+        raise ValueError(
+            f"{source}: {what} has format version {version!r}; this mmseg_eomt reads {readable}. "
+            f"{mend}"
+        )
+    return values
+
+
+def check_names(values: object, kind: Any, what: str, *, optional: bool = False) -> None:
+    """Check that a JSON object has the fields of a dataclass and no others.
+
+    Args:
+        values: The object.
+        kind: The dataclass.
+        what: What it is, for error messages.
+        optional: Whether fields with a default may be missing.
+
+    Raises:
+        ValueError: If a field is missing or unknown, or it is no object.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{what} is {values!r}; allowed: an object.")
+    fields = dataclasses.fields(kind)
+    unset = dataclasses.MISSING
+    needed = {
+        field.name
+        for field in fields
+        if not optional or field.default is field.default_factory is unset
+    }
+    unknown = sorted(values.keys() - {field.name for field in fields})
+    missing = sorted(needed - values.keys())
+    if unknown or missing:
+        raise ValueError(f"{what} has missing fields {missing} and unknown fields {unknown}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,31 +241,9 @@ class ModelHeader:
             ValueError: If the text is no such header; the message names the field, the value found
                 and the values allowed.
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{source}: the model header is not valid JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{source}: the model header must be a JSON object.")
-        version = values.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{source}: model header has format version {version!r}; this mmseg_eomt reads "
-                f"{FORMAT_VERSION}. Update mmseg_eomt, or convert the file with its writer."
-            )
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(known))
-        missing = sorted(
-            name
-            for name, field in known.items()
-            if name not in values
-            and field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-        )
-        if unknown or missing:
-            raise ValueError(
-                f"{source}: model header has missing fields {missing} and unknown fields {unknown}."
-            )
+        mend = "Update mmseg_eomt, or convert the file with its writer."
+        values = read_object(text, cls, what="model header", source=source, mend=mend)
+        check_names(values, cls, f"{source}: model header", optional=True)
         for name in (
             "image_size",
             "window_size",
@@ -201,24 +318,8 @@ def model_config(
     }
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _all_of(values: object, test: Callable[[object], bool]) -> bool:
-    return isinstance(values, Sequence) and not isinstance(values, str) and all(map(test, values))
-
-
 def _is_size(value: object) -> bool:
-    return (
-        isinstance(value, (tuple, list))
-        and len(value) == 2
-        and all(_is_int(side) and side > 0 for side in value)
-    )
+    return all_of(value, is_whole, 2)
 
 
 def _is_architecture(value: object) -> bool:
@@ -229,110 +330,55 @@ def _is_architecture(value: object) -> bool:
 
 
 def _is_colour(value: object) -> bool:
-    return (
-        _all_of(value, lambda part: isinstance(part, int) and _is_int(part) and 0 <= part <= 255)
-        and len(value) == 3  # type: ignore[arg-type]
-    )
-
-
-def _require(ok: bool, name: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise ValueError(f"model header field '{name}' is {value!r}; allowed: {allowed}.")
+    return all_of(value, lambda part: is_whole(part, 0) and part <= 255, 3)
 
 
 def _validate(header: ModelHeader) -> None:
     """Check every field. Raises ValueError naming field, value and allowed values."""
-    _require(
-        isinstance(header.family, str) and header.family in BACKBONE_TYPES,
-        "family",
-        header.family,
-        ", ".join(BACKBONE_TYPES),
-    )
-    _require(
-        _is_architecture(header.architecture),
+    fields = Fields("model header", header)
+    fields.one_of("family", BACKBONE_TYPES)
+    fields.check(
         "architecture",
-        header.architecture,
+        _is_architecture,
         "a name of letters, digits and '_.-', or a dict of dimensions with string keys",
     )
-    for name in ("patch_size", "in_channels", "num_queries", "num_joint_blocks"):
-        value = getattr(header, name)
-        _require(_is_int(value) and value > 0, name, value, "a positive integer")
-    value = header.num_upscale_blocks
-    _require(_is_int(value) and value >= 0, "num_upscale_blocks", value, "an integer from 0")
-    _require(
-        _is_size(header.image_size),
-        "image_size",
-        header.image_size,
-        "two positive integers (height, width)",
-    )
-    _require(
-        header.activation in ACTIVATIONS, "activation", header.activation, ", ".join(ACTIVATIONS)
-    )
+    fields.positive("patch_size", "in_channels", "num_queries", "num_joint_blocks")
+    fields.check("num_upscale_blocks", lambda value: is_whole(value, 0), "an integer from 0")
+    size = "two positive integers (height, width)"
+    fields.check("image_size", _is_size, size)
+    fields.one_of("activation", ACTIVATIONS)
     for name in ("window_size", "test_size"):
-        value = getattr(header, name)
-        _require(
-            value is None or _is_size(value),
-            name,
-            value,
-            "two positive integers (height, width) or null",
-        )
-    _require(
-        _all_of(header.classes, lambda name: isinstance(name, str)) and len(header.classes) > 0,
-        "classes",
-        header.classes,
-        "a non-empty list of names",
+        fields.check(name, lambda value: value is None or _is_size(value), f"{size} or null")
+    fields.check(
+        "classes", lambda value: all_of(value, is_text) and value, "a non-empty list of names"
     )
-    count = len(header.classes)
-    _require(
-        _all_of(header.class_ids, _is_int)
-        and len(header.class_ids) == count
-        and len(set(header.class_ids)) == count
-        and min(header.class_ids) >= 0,
+    count, channels = len(header.classes), header.in_channels
+    fields.check(
         "class_ids",
-        header.class_ids,
+        lambda value: (
+            all_of(value, lambda item: is_whole(item, 0), count) and len(set(value)) == count
+        ),
         f"{count} different integers from 0, one per class",
     )
-    _require(
-        _all_of(header.palette, _is_colour) and len(header.palette) == count,
+    fields.check(
         "palette",
-        header.palette,
+        lambda value: all_of(value, _is_colour, count),
         f"{count} RGB colours of three integers 0-255, one per class",
     )
-    channels = f"{header.in_channels} finite numbers, one per channel"
-    _require(
-        _all_of(header.mean, _is_number) and len(header.mean) == header.in_channels,
-        "mean",
-        header.mean,
-        channels,
-    )
-    _require(
-        _all_of(header.std, _is_number)
-        and len(header.std) == header.in_channels
-        and min(header.std) > 0,
+    numbers = f"{channels} finite numbers, one per channel (in_channels)"
+    fields.check("mean", lambda value: all_of(value, is_number, channels), numbers)
+    fields.check(
         "std",
-        header.std,
-        f"{channels}, above 0",
+        lambda value: all_of(value, lambda item: is_number(item) and item > 0, channels),
+        f"{numbers}, above 0",
     )
-    _require(isinstance(header.bgr_to_rgb, bool), "bgr_to_rgb", header.bgr_to_rgb, "true, false")
-    _require(_is_int(header.ignore_index), "ignore_index", header.ignore_index, "an integer")
-    _require(
-        isinstance(header.test_mode, str) and header.test_mode in TEST_MODES,
-        "test_mode",
-        header.test_mode,
-        ", ".join(TEST_MODES),
-    )
-    for name in ("backbone_args", "versions"):
-        mapping = getattr(header, name)
-        _require(
-            isinstance(mapping, Mapping) and all(isinstance(key, str) for key in mapping),
-            name,
-            mapping,
-            "an object with string keys",
-        )
-    allowed_args = {"registers", "model_kwargs"}
-    _require(
-        set(header.backbone_args) <= allowed_args,
+    fields.flag("bgr_to_rgb")
+    fields.check("ignore_index", lambda value: is_whole(value, -math.inf), "an integer")
+    fields.one_of("test_mode", TEST_MODES)
+    arguments = {"registers", "model_kwargs"}
+    fields.check(
         "backbone_args",
-        header.backbone_args,
-        f"only {sorted(allowed_args)}",
+        lambda value: isinstance(value, dict) and value.keys() <= arguments,
+        f"an object with only {sorted(arguments)}",
     )
+    fields.strings("versions")

@@ -9,12 +9,13 @@ Imports no package that only exporting needs: their absence is one of the things
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmseg_eomt.header import ModelHeader
+from mmseg_eomt.header import Fields, ModelHeader, check_names, is_whole, read_object
 
 FORMAT_VERSION = 1
 METADATA_KEY = "mmseg_eomt"
@@ -48,10 +49,11 @@ class InputSpec:
     name: str = "images"
 
     def __post_init__(self) -> None:
-        _one_of("input.layout", self.layout, LAYOUTS)
-        _one_of("input.dtype", self.dtype, INPUT_DTYPES)
-        _one_of("input.channel_order", self.channel_order, CHANNEL_ORDERS)
-        _require(isinstance(self.name, str) and self.name, "input.name", self.name, "a name")
+        fields = Fields("deploy metadata", self, "input.")
+        fields.one_of("layout", LAYOUTS)
+        fields.one_of("dtype", INPUT_DTYPES)
+        fields.one_of("channel_order", CHANNEL_ORDERS)
+        fields.text("name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +91,19 @@ class DeployMetadata:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "batch_size"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            _require(whole and value > 0, name, value, "a positive integer")
-        _some_of("dynamic", self.dynamic, AXES)
-        _one_of("precision", self.precision, PRECISIONS)
-        _some_of("outputs", self.outputs, OUTPUTS)
-        _require(len(self.outputs) > 0, "outputs", self.outputs, "one or two of labels, scores")
-        _one_of("label_values", self.label_values, LABEL_VALUES)
-        _require(isinstance(self.windows, bool), "windows", self.windows, "true, false")
-        strings = isinstance(self.versions, dict) and all(
-            isinstance(part, str) for item in self.versions.items() for part in item
-        )
-        _require(strings, "versions", self.versions, "an object of strings")
+        fields = Fields("deploy metadata", self)
+        fields.positive("height", "width", "batch_size")
+        for name, allowed in (("dynamic", AXES), ("outputs", OUTPUTS)):
+            fields.check(
+                name,
+                functools.partial(_in_order, allowed),
+                f"some of {', '.join(allowed)}, each once and in this order",
+            )
+        fields.one_of("precision", PRECISIONS)
+        fields.check("outputs", len, "one or two of labels, scores")
+        fields.one_of("label_values", LABEL_VALUES)
+        fields.flag("windows")
+        fields.strings("versions")
 
     def to_json(self) -> str:
         """Return all of it as one JSON object."""
@@ -136,22 +137,11 @@ class DeployMetadata:
             ValueError: If it is nothing of the kind; the message names the file, the field, the
                 value found and the values allowed.
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{source}: the deploy metadata is not valid JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{source}: the deploy metadata must be a JSON object.")
-        version = values.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{source}: deploy metadata has format version {version!r}; this mmseg_eomt reads "
-                f"{FORMAT_VERSION}. Update mmseg_eomt, or export the model again."
-            )
-        _check_fields(values, cls, source=source, what="deploy metadata")
+        what, mend = "deploy metadata", "Update mmseg_eomt, or export the model again."
+        values = read_object(text, cls, what=what, source=source, mend=mend)
+        check_names(values, cls, f"{source}: {what}")
         header = ModelHeader.from_json(json.dumps(values["model"]), source=source)
-        _require_object(values["input"], source)
-        _check_fields(values["input"], InputSpec, source=source, what="deploy metadata 'input'")
+        check_names(values["input"], InputSpec, f"{source}: {what} field 'input'")
         for name in ("dynamic", "outputs"):
             if isinstance(values[name], list):
                 values[name] = tuple(values[name])
@@ -179,34 +169,8 @@ class DeployMetadata:
         return cls.from_json(properties[METADATA_KEY], source=source)
 
 
-def _check_fields(values: dict[str, Any], kind: Any, *, source: str, what: str) -> None:
-    names = {field.name for field in dataclasses.fields(kind)}
-    unknown, missing = sorted(set(values) - names), sorted(names - set(values))
-    if unknown or missing:
-        raise ValueError(
-            f"{source}: {what} has missing fields {missing} and unknown fields {unknown}."
-        )
-
-
-def _require_object(value: object, source: str) -> None:
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"{source}: deploy metadata field 'input' is {value!r}; allowed: an object."
-        )
-
-
-def _require(ok: object, name: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise ValueError(f"deploy metadata field '{name}' is {value!r}; allowed: {allowed}.")
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    _require(isinstance(value, str) and value in allowed, name, value, ", ".join(allowed))
-
-
-def _some_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    ok = isinstance(value, tuple) and value == tuple(item for item in allowed if item in value)
-    _require(ok, name, value, f"some of {', '.join(allowed)}, each once and in this order")
+def _in_order(allowed: tuple[str, ...], value: object) -> bool:
+    return isinstance(value, tuple) and value == tuple(item for item in allowed if item in value)
 
 
 OPSETS = range(18, 24)
@@ -327,6 +291,6 @@ def _side(name: str, value: int | None, default: int, patch: int) -> int:
 
 
 def _whole(name: str, value: Any, least: int, allowed: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_whole(value, least):
         raise ValueError(f"{name} is {value!r}; allowed: {allowed}.")
-    return value
+    return int(value)

@@ -10,9 +10,10 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmseg_eomt.deploy.metadata import DeployMetadata
+from mmseg_eomt.header import Fields, all_of, check_names, is_whole, read_object
 
 
 class Size(NamedTuple):
@@ -40,8 +41,10 @@ class Profile:
 
     def __post_init__(self) -> None:
         shapes = (self.minimum, self.optimum, self.maximum)
-        ordered = len({len(shape) for shape in shapes}) == 1 and all(
-            0 < low <= best <= high for low, best, high in zip(*shapes, strict=True)
+        ordered = (
+            all(all_of(shape, is_whole) for shape in shapes)
+            and len({len(shape) for shape in shapes}) == 1
+            and all(low <= best <= high for low, best, high in zip(*shapes, strict=True))
         )
         if not ordered:
             raise ValueError(
@@ -172,30 +175,38 @@ class EngineRecord:
         """
         mend = "Build the engine again with tools/build_engine.py"
         try:
-            values = json.loads(text)
-            version = values["format_version"]
-            if version != FORMAT_VERSION:
-                raise ValueError(f"format version {version!r}; this one reads {FORMAT_VERSION}")
-            metadata = values["metadata"]
-            return cls(
-                tensorrt=_string(values["tensorrt"]),
-                gpu=_string(values["gpu"]),
-                sha256=_string(values["sha256"]),
-                profiles={
-                    name: Profile(*(tuple(map(int, item[part])) for part in _PARTS))
-                    for name, item in values["profiles"].items()
-                },
-                metadata=None
-                if metadata is None
-                else DeployMetadata.from_json(json.dumps(metadata), source=source),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{source}: no valid record of an engine ({error!r}). {mend}.") from (
-                error
-            )
+            values = read_object(text, cls, what="record", source="it", mend="")
+            check_names(values, cls, "it")
+            metadata, found = values["metadata"], values["profiles"]
+            if metadata is not None:
+                metadata = DeployMetadata.from_json(json.dumps(metadata), source="its 'metadata'")
+            name = metadata and metadata.input.name
+            if not isinstance(found, dict) or not found or name not in (None, *found):
+                inputs = name or "each input"
+                raise ValueError(f"field 'profiles' is {found!r}; allowed: shapes of {inputs}")
+            profiles = {name: _profile(name, item) for name, item in found.items()}
+            record = cls(**{**values, "profiles": profiles, "metadata": metadata})
+            Fields("record", record).text("tensorrt", "gpu", "sha256")
+        except ValueError as error:
+            raise ValueError(
+                f"{source}: no valid record of an engine ({error}). {mend}."
+            ) from error
+        return record
 
 
-_PARTS = tuple(field.name for field in dataclasses.fields(Profile))
+def _profile(name: str, item: object) -> Profile:
+    where = f"field 'profiles.{name}'"
+    check_names(item, Profile, where)
+    assert isinstance(item, dict)
+    try:
+        return Profile(
+            **{
+                part: tuple(shape) if isinstance(shape, list) else shape
+                for part, shape in item.items()
+            }
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def record_path(engine: Path) -> Path:
@@ -225,9 +236,3 @@ def read_engine(path: Path) -> tuple[bytes, EngineRecord]:
             "build the engine again."
         )
     return engine, record
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no string")
-    return value
